@@ -1,0 +1,174 @@
+"""What travels between the rooms on the rollout side: questions in, trajectories out.
+
+Neighbours: `orchestrator.datasets` makes `Question`s, `rollout.engine` makes `Trajectory`s, `rewards` and `actor` read both.
+Invariants: frozen; JSON in, JSON out, without loss; token ids are the truth, text is a view of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class AnswerKind(StrEnum):
+    """How a reply is compared with the reference answer."""
+
+    CHOICE = "choice"  # one of `Question.choices`, by letter or by text
+    EXACT = "exact"  # the same text after normalisation
+    NUMBER = "number"  # a number within `Question.tolerance`
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # the model ended its turn
+    LENGTH = "length"  # cut at the token limit
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRef:
+    """One recording of a question.
+
+    path: file as resolved at load time (absolute). sha256: hex digest of the file's bytes. seconds: decoded length.
+    """
+
+    path: str
+    sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One item of a data set, audio or text only (`audio` empty).
+
+    prompt: the question in words, without options and without placeholders; choices: options in the order shown (empty for
+    short answers); answer: reference answer as text (for a choice: the option's text); tolerance: absolute, in the answer's
+    unit, for AnswerKind.NUMBER; truth: the numbers behind the answer (`events`: what sounds when, how high, how loud).
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    answer_kind: AnswerKind
+    choices: tuple[str, ...] = ()
+    tolerance: float = 0.0
+    audio: tuple[AudioRef, ...] = ()
+    domain: str = ""
+    task: str = ""
+    split: str = ""
+    source: str = ""
+    truth: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_audio(self) -> bool:
+        return bool(self.audio)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Question:
+        """Raises TypeError for an unknown or missing field, ValueError for an unknown answer kind."""
+        data = dict(data)
+        data["answer_kind"] = AnswerKind(data["answer_kind"])
+        data["choices"] = tuple(data.get("choices", ()))
+        data["audio"] = tuple(AudioRef(**a) for a in data.get("audio", ()))
+        return cls(**data)
+
+    @classmethod
+    def from_json(cls, line: str) -> Question:
+        return cls.from_dict(json.loads(line))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How responses are drawn. temperature 0 is greedy; `seed` feeds every sample's own generator (sample i: seed + i)."""
+
+    samples: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question as token ids, made in one place (`rollout.prompts`).
+
+    compact_ids: one placeholder per clip chunk (what the engine is given); expanded_ids: every audio position spelled out
+    (what the trainer sees, what the engine reports back); feature_keys: cache keys of the encoder features [T25, D], in
+    placeholder order.
+    """
+
+    question_id: str
+    compact_ids: tuple[int, ...]
+    expanded_ids: tuple[int, ...]
+    feature_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One sampled response.
+
+    id: unique in the run (`{stage}/{round}/{question_id}/{sample}`); prompt_ids: expanded; response_ids: sampled, the end
+    token included when finish_reason is STOP; logprobs: natural log, engine side, one a response token, of the raw
+    distribution at temperature 1; versions: weights version that sampled each token; text: decoded response (a view).
+    """
+
+    id: str
+    question_id: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    feature_keys: tuple[str, ...]
+    finish_reason: FinishReason
+    text: str
+
+    @property
+    def version(self) -> int:
+        """Oldest weights version that sampled a token of this response."""
+        return min(self.versions)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Trajectory:
+        data = json.loads(line)
+        for name in ("prompt_ids", "response_ids", "logprobs", "versions", "feature_keys"):
+            data[name] = tuple(data[name])
+        data["finish_reason"] = FinishReason(data["finish_reason"])
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """New weights on their way into engines.
+
+    payload: safetensors bytes under checkpoint names, the frozen encoder left out; checksum: `weights_checksum` of the tensors.
+    """
+
+    version: int
+    checksum: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SwapReport:
+    """What an engine answers to a weight update: the version it now runs and the checksum it computed itself."""
+
+    version: int
+    checksum: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSequence:
+    """A fixed sequence whose response log-probs engine and trainer must agree on (DESIGN: invariant 1)."""
+
+    compact_ids: tuple[int, ...]
+    expanded_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    feature_keys: tuple[str, ...]
