@@ -1,0 +1,85 @@
+"""Rules a configuration must obey, pure: config → list of problems in words.
+
+Neighbours: `compose.py` calls it before anything starts. Invariant: every problem is found in one go, each with the allowed range.
+"""
+
+from __future__ import annotations
+
+from orchestrator.config.schema import ExperimentConfig
+
+MODELS = ("tiny", "small", "step_audio_2_mini", "step_audio_r1")
+
+
+def problems(config: ExperimentConfig) -> list[str]:
+    """All rule violations, each as `key = value: rule`; empty when the config can run."""
+    out: list[str] = []
+
+    def need(ok: bool, key: str, rule: str) -> None:
+        if not ok:
+            value: object = config
+            for part in key.split("."):
+                value = getattr(value, part)
+            out.append(f"{key} = {value!r}: {rule}")
+
+    pipeline, actor, rollout = config.pipeline, config.actor, config.rollout
+    need(config.run.seed >= 0, "run.seed", "must be 0 or more")
+    need(config.run.checkpoint_every >= 1, "run.checkpoint_every", "must be at least 1 policy update")
+    need(config.run.keep_checkpoints >= 1, "run.keep_checkpoints", "must keep at least 1")
+    need(config.model.name in MODELS, "model.name", f"must be one of {', '.join(MODELS)}")
+    need(config.model.dtype in ("float32", "bfloat16"), "model.dtype", "must be float32 or bfloat16")
+    need(config.model.max_model_len >= 128, "model.max_model_len", "must be at least 128 tokens")
+    need(config.data.build in ("", "acoustic_qa"), "data.build", "must be acoustic_qa or empty")
+
+    need(pipeline.sft.steps >= 0, "pipeline.sft.steps", "must be 0 or more")
+    need(pipeline.sft.batch >= 1, "pipeline.sft.batch", "must be at least 1")
+    need(pipeline.sft.questions >= 1, "pipeline.sft.questions", "must be at least 1")
+    select = pipeline.select
+    need(select.samples >= 1, "pipeline.select.samples", "must be at least 1")
+    need(0 <= select.keep_min <= select.keep_max, "pipeline.select.keep_min", "must be between 0 and keep_max")
+    need(select.keep_max <= select.samples, "pipeline.select.keep_max", f"must be at most select.samples ({select.samples})")
+    need(1 <= select.min_pool <= select.questions, "pipeline.select.min_pool", "must be between 1 and select.questions")
+    need(pipeline.reinforce.updates >= 0, "pipeline.reinforce.updates", "must be 0 or more")
+    need(pipeline.reinforce.questions >= 1, "pipeline.reinforce.questions", "must be at least 1")
+    need(pipeline.reinforce.samples >= 1, "pipeline.reinforce.samples", "must be at least 1")
+    need(0 <= pipeline.reinforce.max_invalid_share <= 1, "pipeline.reinforce.max_invalid_share", "must be between 0 and 1")
+    need(pipeline.evaluate.samples >= 1, "pipeline.evaluate.samples", "must be at least 1")
+    need(pipeline.evaluate.questions >= 0, "pipeline.evaluate.questions", "must be 0 (all) or more")
+
+    need(bool(config.reward.terms), "reward.terms", "must name at least one reward function")
+    need(config.reward.timeout_s > 0, "reward.timeout_s", "must be above 0 seconds")
+    need(config.reward.workers >= 1, "reward.workers", "must be at least 1")
+    need(rollout.workers >= 1, "rollout.workers", "must be at least 1")
+    need(rollout.temperature > 0, "rollout.temperature", "must be above 0 (evaluation adds a greedy pass by itself)")
+    need(rollout.max_new_tokens >= 1, "rollout.max_new_tokens", "must be at least 1")
+    need(
+        rollout.max_new_tokens < config.model.max_model_len,
+        "rollout.max_new_tokens",
+        f"must be below model.max_model_len ({config.model.max_model_len})",
+    )
+    need(actor.device in ("cpu", "cuda"), "actor.device", "must be cpu or cuda")
+    need(actor.world_size >= 1, "actor.world_size", "must be at least 1 rank")
+    need(
+        actor.tensor_parallel >= 1 and actor.world_size % max(1, actor.tensor_parallel) == 0,
+        "actor.tensor_parallel",
+        f"must divide actor.world_size ({actor.world_size})",
+    )
+    need(actor.micro_batch_tokens >= config.model.max_model_len, "actor.micro_batch_tokens", "must hold one whole sequence (model.max_model_len)")
+    for name in ("actor_optim", "critic_optim", "sft_optim"):
+        need(0 < getattr(actor, name).lr < 1, f"actor.{name}.lr", "must be between 0 and 1")
+        need(
+            getattr(actor, name).decay_style in ("constant", "linear", "cosine"),
+            f"actor.{name}.decay_style",
+            "must be constant, linear or cosine",
+        )
+    ppo = actor.ppo
+    need(0 < ppo.clip_low < 1, "actor.ppo.clip_low", "must be between 0 and 1")
+    need(0 < ppo.clip_high, "actor.ppo.clip_high", "must be above 0")
+    need(0 < ppo.gamma <= 1, "actor.ppo.gamma", "must be above 0 and at most 1")
+    need(0 <= ppo.lam <= 1, "actor.ppo.lam", "must be between 0 and 1")
+    need(ppo.epochs >= 1, "actor.ppo.epochs", "must be at least 1")
+    need(
+        1 <= ppo.minibatches <= pipeline.reinforce.questions * pipeline.reinforce.samples,
+        "actor.ppo.minibatches",
+        "must be between 1 and the samples of a policy update",
+    )
+    return out

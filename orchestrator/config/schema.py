@@ -1,0 +1,215 @@
+"""The configuration of an experiment: every key, its default, its meaning. The only place for defaults.
+
+Neighbours: `conf/` (Hydra groups that override these), `compose.py` (overrides → checked config), the stages that read it.
+Invariants: plain dataclasses of plain values; a resolved config written as YAML reruns the experiment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class RunConfig:
+    """One run: where it writes, what seeds it, when it checkpoints."""
+
+    name: str = "experiment"
+    dir: str = ""  # empty: runs/<name>-seed<seed>
+    seed: int = 11
+    resume: bool = False
+    checkpoint_every: int = 20  # policy updates
+    keep_checkpoints: int = 2
+    min_free_memory_gib: float = 6.0
+    progress: bool = True
+
+
+@dataclass
+class ModelConfig:
+    """Which model: a preset name or a Hugging Face folder."""
+
+    name: str = "tiny"  # tiny | small | step_audio_2_mini | step_audio_r1
+    path: str = ""  # a folder or hub id overrides the preset's own weights
+    dtype: str = "float32"  # float32 | bfloat16
+    max_model_len: int = 512  # tokens, prompt and response together
+    max_audio_chunks: int = 4  # audio placeholders a prompt may carry
+
+
+@dataclass
+class DataConfig:
+    """Which questions. With `build` set and files missing, the data set is built first."""
+
+    build: str = "acoustic_qa"  # a builder's name, or empty
+    build_seed: int = 7
+    dir: str = ""  # empty: <cache>/data/<build>-seed<build_seed>
+    train: str = ""  # JSONL; empty: <dir>/train.jsonl
+    held_out: str = ""  # JSONL; empty: <dir>/held_out.jsonl
+    feature_dir: str = ""  # encoder features by content hash; empty: <cache>/features
+
+
+@dataclass
+class SftConfig:
+    """Cold start: supervised fine-tuning on reasoning chains written from the truth of a small seed set."""
+
+    enabled: bool = True
+    questions: int = 320  # drawn from the training set, balanced over tasks
+    steps: int = 40
+    batch: int = 32
+
+
+@dataclass
+class SelectConfig:
+    """RL data selection (Step-Audio-R1, section 4.3): keep questions answered correctly keep_min..keep_max times of `samples`."""
+
+    questions: int = 640
+    samples: int = 8
+    keep_min: int = 3
+    keep_max: int = 6
+    min_pool: int = 64  # fewer kept questions stop the run with the histogram
+
+
+@dataclass
+class ReinforceConfig:
+    """Policy updates (Step-Audio-R1, section 4.3 has 16 responses a prompt; small machines draw 8)."""
+
+    updates: int = 60
+    questions: int = 16  # a policy update
+    samples: int = 8  # responses a question
+    max_invalid_share: float = 0.1  # more invalid verdicts than this stop the update with the reason
+    probe_every: int = 1  # policy updates between log-prob probes
+    probe_sequences: int = 4
+    probe_limit: float = 1e-4  # nats, fp32; bf16 wants about 0.1
+    html_every: int = 10  # policy updates between HTML pages of sampled trajectories
+
+
+@dataclass
+class EvaluateConfig:
+    """Held-out evaluation: `samples` responses a question at temperature 1, and one greedy."""
+
+    questions: int = 480  # 0: all
+    samples: int = 4
+
+
+@dataclass
+class PipelineConfig:
+    sft: SftConfig = field(default_factory=SftConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+@dataclass
+class TermConfig:
+    """One reward function in the sum; a weight of 0 leaves it out of that modality."""
+
+    audio: float = 0.0
+    text: float = 0.0
+    parameters: dict[str, float] = field(default_factory=dict)
+
+
+def paper_terms() -> dict[str, TermConfig]:
+    """Text 1.0·correct, audio 0.8·correct + 0.2·think present (Step-Audio-R1, section 4.2)."""
+    return {
+        "answer": TermConfig(audio=0.8, text=1.0),
+        "think_present": TermConfig(audio=0.2),
+    }
+
+
+@dataclass
+class RewardConfig:
+    terms: dict[str, TermConfig] = field(default_factory=paper_terms)
+    timeout_s: float = 2.0  # limit of one sample in one function
+    memory_mb: int = 1024  # limit of a scoring process
+    workers: int = 1
+
+
+@dataclass
+class RolloutConfig:
+    """The engines. temperature 1 keeps log-probs of engine and trainer comparable."""
+
+    workers: int = 1
+    threads: int = 1  # CPU threads an engine
+    temperature: float = 1.0
+    max_new_tokens: int = 48
+    max_num_seqs: int = 256
+    kv_cache_gib: int = 1  # CPU engines
+    gpu_memory_utilization: float = 0.4
+    tensor_parallel: int = 1
+    start_timeout_s: float = 300.0
+    request_timeout_s: float = 600.0
+
+
+@dataclass
+class OptimConfig:
+    """Adam with warm-up. Updates count policy updates (or SFT steps)."""
+
+    lr: float = 1e-4
+    min_lr: float = 0.0
+    warmup_updates: int = 5
+    decay_updates: int = 1000
+    decay_style: str = "constant"  # constant | linear | cosine
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip_grad: float = 1.0
+
+
+@dataclass
+class PPOConfig:
+    """Step-Audio-R1, section 4.3: on-policy, clip 0.2, discount 1, GAE lambda 1, no KL term."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    gamma: float = 1.0
+    lam: float = 1.0
+    entropy_coef: float = 0.0
+    kl_coef: float = 0.0
+    value_clip: float = 0.0  # 0: unclipped
+    epochs: int = 1
+    minibatches: int = 1
+    whiten_advantages: bool = True
+    advantage_estimator: str = "gae"  # gae (ours), or one of verl's by name
+    policy_loss: str = "ppo"  # ppo (ours), or one of verl's by name
+    loss_agg: str = "token-mean"
+
+
+@dataclass
+class ActorConfig:
+    """Actor and critic on one Megatron world."""
+
+    world_size: int = 1
+    tensor_parallel: int = 1
+    device: str = "cpu"  # cpu | cuda
+    threads: int = 1  # CPU threads a rank
+    micro_batch_tokens: int = 8192
+    freeze: list[str] = field(default_factory=lambda: ["adapter."])  # checkpoint-name prefixes
+    actor_optim: OptimConfig = field(default_factory=OptimConfig)
+    critic_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
+    sft_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=4e-4, warmup_updates=10))
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    start_timeout_s: float = 300.0
+    step_timeout_s: float = 600.0
+
+
+@dataclass
+class ClusterConfig:
+    """Addresses of services that run already; empty: started here, stopped with the run."""
+
+    ray_address: str = ""
+    redis_url: str = ""
+    mlflow_uri: str = ""
+    mlflow_root: str = ""  # empty: <cache>/mlflow (one store for all runs of this machine)
+    num_cpus: int = 0  # 0: what the machine has
+    object_store_mb: int = 256
+
+
+@dataclass
+class ExperimentConfig:
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

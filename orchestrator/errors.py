@@ -1,0 +1,20 @@
+"""Errors a user of the orchestrator sees: what happened, where, what to do.
+
+Neighbours: everything in `orchestrator`; the CLI prints their message and exits 2 (nothing started) or 1 (a run failed).
+"""
+
+
+class MgrdError(Exception):
+    """Base of all errors whose message is meant for a user."""
+
+
+class ConfigError(MgrdError):
+    """A configuration that can't be run: unknown key, value out of range, plan that does not fit."""
+
+
+class PreflightError(MgrdError):
+    """The place can't take the run: directory, memory, port, a second run in the same directory."""
+
+
+class RunFailed(MgrdError):
+    """A run that had started could not go on; names the stage and the cause."""

@@ -1,0 +1,127 @@
+"""The directory of one run: who may write there, what a resumed run finds there.
+
+Neighbours: `preflight` claims it, `controller` keeps its state in it. Invariants: one process at a time (a file lock the kernel
+drops with the process); every file is written beside its name and then renamed, so no reader sees half of one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from orchestrator.errors import PreflightError
+
+CHECKPOINT_PREFIX = "update_"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write whole, flush to disk, then name."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class RunDirectory:
+    """Paths and durable state under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.config_file = self.root / "config.yaml"
+        self.state_file = self.root / "state.json"
+        self.updates_file = self.root / "updates.jsonl"
+        self.report_file = self.root / "report.json"
+        self.checkpoints = self.root / "checkpoints"
+        self._lock: IO[str] | None = None
+
+    def claim(self, resume: bool) -> None:
+        """Create the directory and take its lock. Raises PreflightError when it can't be written, is in use, or holds a run
+        while `resume` is false (or holds none while it is true)."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.root / ".lock").open("a+")
+        except OSError as error:
+            raise PreflightError(f"run directory {self.root} can't be written ({error.strerror}); choose another with run.dir=…") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            self._lock = None
+            raise PreflightError(
+                f"another run (process {owner}) is writing to {self.root}; wait for it, stop it, or choose another run.dir"
+            ) from error
+        if self.state_file.exists() and not resume:
+            self.release()
+            raise PreflightError(
+                f"{self.root} already holds a run; continue it with run.resume=true, choose another run.dir, or delete the directory"
+            )
+        if resume and not self.state_file.exists():
+            self.release()
+            raise PreflightError(f"nothing to resume in {self.root}: it holds no state.json; start without run.resume=true")
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def read_state(self) -> dict[str, Any]:
+        if not self.state_file.exists():
+            return {}
+        return json.loads(self.state_file.read_text(encoding="utf-8"))
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        write_atomic(self.state_file, json.dumps(state, indent=1))
+
+    def append_update(self, record: dict[str, Any]) -> None:
+        """One line a policy update, durable when this returns."""
+        with self.updates_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_updates(self) -> list[dict[str, Any]]:
+        if not self.updates_file.exists():
+            return []
+        lines = self.updates_file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline was never completed
+
+    def keep_updates_through(self, update: int) -> list[dict[str, Any]]:
+        """Forget records after `update`: a resumed run writes them again. Returns what is kept."""
+        kept = [record for record in self.read_updates() if record["update"] <= update]
+        write_atomic(self.updates_file, "".join(json.dumps(record) + "\n" for record in kept))
+        return kept
+
+    def checkpoint_path(self, name: str) -> Path:
+        return self.checkpoints / name
+
+    def begin_checkpoint(self, name: str) -> Path:
+        """An empty directory to write into; `name_checkpoint` makes it real."""
+        temporary = self.checkpoints / f".{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        return temporary
+
+    def name_checkpoint(self, name: str) -> Path:
+        final = self.checkpoint_path(name)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(self.checkpoints / f".{name}.tmp", final)
+        return final
+
+    def drop_old_checkpoints(self, keep: int) -> None:
+        """Delete all but the newest `keep` policy-update checkpoints."""
+        named = sorted(p for p in self.checkpoints.iterdir() if p.name.startswith(CHECKPOINT_PREFIX))
+        for path in named[:-keep]:
+            shutil.rmtree(path)
