@@ -21,7 +21,9 @@ def run_dir(config: ExperimentConfig) -> Path:
 
 
 def data_dir(config: ExperimentConfig) -> Path:
-    return Path(config.data.dir or cache_dir() / "data" / f"{config.data.build}-seed{config.data.build_seed}").absolute()
+    return Path(
+        config.data.dir or cache_dir() / "data" / f"{config.data.build}-seed{config.data.build_seed}"
+    ).absolute()
 
 
 def train_file(config: ExperimentConfig) -> Path:

@@ -47,7 +47,9 @@ class RunDirectory:
             self.root.mkdir(parents=True, exist_ok=True)
             self._lock = (self.root / ".lock").open("a+")
         except OSError as error:
-            raise PreflightError(f"run directory {self.root} can't be written ({error.strerror}); choose another with run.dir=…") from error
+            raise PreflightError(
+                f"run directory {self.root} can't be written ({error.strerror}); choose another with run.dir=…"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -65,7 +67,9 @@ class RunDirectory:
             )
         if resume and not self.state_file.exists():
             self.release()
-            raise PreflightError(f"nothing to resume in {self.root}: it holds no state.json; start without run.resume=true")
+            raise PreflightError(
+                f"nothing to resume in {self.root}: it holds no state.json; start without run.resume=true"
+            )
         self._lock.seek(0)
         self._lock.truncate()
         self._lock.write(str(os.getpid()))

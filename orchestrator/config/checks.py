@@ -36,12 +36,20 @@ def problems(config: ExperimentConfig) -> list[str]:
     select = pipeline.select
     need(select.samples >= 1, "pipeline.select.samples", "must be at least 1")
     need(0 <= select.keep_min <= select.keep_max, "pipeline.select.keep_min", "must be between 0 and keep_max")
-    need(select.keep_max <= select.samples, "pipeline.select.keep_max", f"must be at most select.samples ({select.samples})")
+    need(
+        select.keep_max <= select.samples,
+        "pipeline.select.keep_max",
+        f"must be at most select.samples ({select.samples})",
+    )
     need(1 <= select.min_pool <= select.questions, "pipeline.select.min_pool", "must be between 1 and select.questions")
     need(pipeline.reinforce.updates >= 0, "pipeline.reinforce.updates", "must be 0 or more")
     need(pipeline.reinforce.questions >= 1, "pipeline.reinforce.questions", "must be at least 1")
     need(pipeline.reinforce.samples >= 1, "pipeline.reinforce.samples", "must be at least 1")
-    need(0 <= pipeline.reinforce.max_invalid_share <= 1, "pipeline.reinforce.max_invalid_share", "must be between 0 and 1")
+    need(
+        0 <= pipeline.reinforce.max_invalid_share <= 1,
+        "pipeline.reinforce.max_invalid_share",
+        "must be between 0 and 1",
+    )
     need(pipeline.evaluate.samples >= 1, "pipeline.evaluate.samples", "must be at least 1")
     need(pipeline.evaluate.questions >= 0, "pipeline.evaluate.questions", "must be 0 (all) or more")
 
@@ -63,7 +71,11 @@ def problems(config: ExperimentConfig) -> list[str]:
         "actor.tensor_parallel",
         f"must divide actor.world_size ({actor.world_size})",
     )
-    need(actor.micro_batch_tokens >= config.model.max_model_len, "actor.micro_batch_tokens", "must hold one whole sequence (model.max_model_len)")
+    need(
+        actor.micro_batch_tokens >= config.model.max_model_len,
+        "actor.micro_batch_tokens",
+        "must hold one whole sequence (model.max_model_len)",
+    )
     for name in ("actor_optim", "critic_optim", "sft_optim"):
         need(0 < getattr(actor, name).lr < 1, f"actor.{name}.lr", "must be between 0 and 1")
         need(
@@ -73,7 +85,7 @@ def problems(config: ExperimentConfig) -> list[str]:
         )
     ppo = actor.ppo
     need(0 < ppo.clip_low < 1, "actor.ppo.clip_low", "must be between 0 and 1")
-    need(0 < ppo.clip_high, "actor.ppo.clip_high", "must be above 0")
+    need(ppo.clip_high > 0, "actor.ppo.clip_high", "must be above 0")
     need(0 < ppo.gamma <= 1, "actor.ppo.gamma", "must be above 0 and at most 1")
     need(0 <= ppo.lam <= 1, "actor.ppo.lam", "must be between 0 and 1")
     need(ppo.epochs >= 1, "actor.ppo.epochs", "must be at least 1")

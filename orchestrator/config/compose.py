@@ -65,7 +65,11 @@ def flat(config: ExperimentConfig) -> dict[str, str]:
 
     def walk(prefix: str, value: Any) -> dict[str, str]:
         if isinstance(value, dict) and value:
-            return {k: v for name, item in value.items() for k, v in walk(f"{prefix}.{name}" if prefix else name, item).items()}
+            return {
+                k: v
+                for name, item in value.items()
+                for k, v in walk(f"{prefix}.{name}" if prefix else name, item).items()
+            }
         return {prefix: str(value)}
 
     return walk("", dataclasses.asdict(config))
@@ -111,6 +115,12 @@ def _refuse_unknown(overrides: list[str]) -> None:
 
 
 def _root_message(error: BaseException) -> str:
-    while error.__cause__ is not None:
+    """The innermost cause in one line, with the key that it names."""
+    key = ""
+    while True:
+        key = getattr(error, "full_key", None) or key
+        if error.__cause__ is None:
+            break
         error = error.__cause__
-    return str(error).strip().split("\n    full_key")[0]
+    message = str(error).strip().split("\n    full_key")[0]
+    return f"{key}: {message}" if key and key not in message else message

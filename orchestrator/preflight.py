@@ -1,0 +1,85 @@
+"""What must hold before a run starts anything: memory, devices, data.
+
+Neighbours: `controller` calls it first, `--dry-run` prints its plan. Invariants: every check names what is wrong and what to do; no
+process is started, nothing is written but the run directory itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from orchestrator import paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import PreflightError
+
+GIB = 1 << 30
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePlan:
+    """ranks, engines: processes that hold weights; *_gib: estimates for one of them; gpus: devices the plan takes."""
+
+    ranks: int
+    engines: int
+    parameters: int
+    engine_gib: float
+    rank_gib: float
+    gpus: int
+
+
+def resource_plan(config: ExperimentConfig, parameters: int) -> ResourcePlan:
+    """Arithmetic from the decoder's and adaptor's parameter count (fp32 master weights, Adam, gradients; actor and critic)."""
+    weight = BYTES[config.model.dtype]
+    shard = parameters / config.actor.tensor_parallel
+    one_model = shard * (weight + 4 + 12 / (config.actor.world_size // config.actor.tensor_parallel))
+    engine = parameters * weight / config.rollout.tensor_parallel + config.rollout.kv_cache_gib * GIB
+    cuda = config.actor.device == "cuda"
+    return ResourcePlan(
+        ranks=config.actor.world_size,
+        engines=config.rollout.workers,
+        parameters=parameters,
+        engine_gib=engine / GIB,
+        rank_gib=2 * one_model / GIB,
+        gpus=config.actor.world_size + config.rollout.workers * config.rollout.tensor_parallel if cuda else 0,
+    )
+
+
+def check_machine(config: ExperimentConfig) -> None:
+    """Raises PreflightError for too little memory or too few GPUs on a run that starts its own Ray."""
+    free = psutil.virtual_memory().available / GIB
+    if free < config.run.min_free_memory_gib:
+        raise PreflightError(
+            f"only {free:.1f} GiB of memory are free, the run needs {config.run.min_free_memory_gib:.1f} GiB; free some, or lower "
+            "run.min_free_memory_gib if you know it fits"
+        )
+    if config.actor.device == "cuda" and not config.cluster.ray_address:
+        import torch
+
+        plan = resource_plan(config, 0)
+        if torch.cuda.device_count() < plan.gpus:
+            raise PreflightError(
+                f"the plan takes {plan.gpus} GPUs ({plan.ranks} trainer ranks and {plan.engines} engines), this machine has "
+                f"{torch.cuda.device_count()}; lower actor.world_size or rollout.workers, set cluster.ray_address, or use actor.device=cpu"
+            )
+
+
+def check_data_paths(config: ExperimentConfig) -> None:
+    """Raises PreflightError for a data file that is named but absent, when no builder would make it."""
+    for key, named, path in (
+        ("data.train", config.data.train, paths.train_file(config)),
+        ("data.held_out", config.data.held_out, paths.held_out_file(config)),
+    ):
+        if path.is_file() or (config.data.build and not named):
+            continue
+        hint = "set it to a JSONL file of questions, or build one with `mgrd data build acoustic_qa`"
+        raise PreflightError(f"{key}: {path} does not exist; {hint}")
+
+
+def check_run_directory(path: Path) -> None:
+    """Raises PreflightError when `path` is a file or can't be created."""
+    if path.exists() and not path.is_dir():
+        raise PreflightError(f"run.dir: {path} is a file; choose a directory")

@@ -1,0 +1,181 @@
+"""Server processes of a run: started in a group of their own, watched, started again when they die, ended with everything they began.
+
+Neighbours: `embedded.py` says which servers; `guardian.py` ends them when this process can't do it any more.
+Invariants: a server's address never changes, also when it is started again; its output is in its log file; `stop` returns when no
+process of its group is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from orchestrator import guardian
+from orchestrator.errors import MgrdError
+
+HOST = "127.0.0.1"
+PORTS = range(20_000, 32_000)  # below the range the kernel hands to clients: nobody is given one of these by chance while a server starts
+STOP_TIMEOUT_S = 8.0
+MAX_RESTARTS = 5  # a server that dies more often than this is broken, and starting it again hides why
+WATCH_S = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class ServiceError(MgrdError):
+    """A server of the run does not start, does not answer, or does not stay up; names its log."""
+
+
+def claim_port(wanted: int = 0) -> int:
+    """`wanted` when it is free, any free one for 0. Raises ServiceError when the wanted one is taken."""
+    if wanted:
+        if not _is_free(wanted):
+            raise ServiceError(f"port {wanted} on {HOST} is in use by another process: choose another port, or 0 for any free one")
+        return wanted
+    for port in random.SystemRandom().sample(PORTS, 200):  # not the run's seed: two runs of one seed may start at once
+        if _is_free(port):
+            return port
+    raise ServiceError(f"no free port found on {HOST} between {PORTS.start} and {PORTS.stop}: end what listens there")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+class Guardian:
+    """The process that cleans up if this one is killed; see `guardian.py`."""
+
+    def __init__(self, log_file: Path) -> None:
+        argv = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid())]
+        with log_file.open("ab") as out:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, bufsize=0, cwd="/"
+            )
+
+    def watch(self, pid: int) -> None:
+        """Tell it of a process now, without waiting for its next look."""
+        self._say(f"{pid}\n")
+
+    def dismiss(self) -> None:
+        self._say("done\n")
+        self._process.communicate(timeout=STOP_TIMEOUT_S)
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode())
+        except BrokenPipeError:
+            log.error("the guardian process is gone: if this run is killed now, its servers stay behind")
+
+
+class ServiceProcess:
+    """One server, kept running at one address. `answers` asks it, quickly, whether it serves; it may not raise."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        log_file: Path,
+        answers: Callable[[], bool],
+        environment: Mapping[str, str],
+        watch: Callable[[int], None],
+    ) -> None:
+        self.name = name
+        self.log_file = log_file
+        self.restarts = 0
+        self._argv = list(argv)
+        self._answers = answers
+        self._environment = dict(environment)
+        self._watch = watch
+        self._stopping = threading.Event()
+        self._process = self._launch()
+        self._failed = ""
+        self._keeper = threading.Thread(target=self._keep, name=f"keep-{name}", daemon=True)
+        self._keeper.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Until it answers. Raises ServiceError with the end of its log when it dies or takes too long."""
+        deadline = time.monotonic() + timeout_s
+        while not self._answers():
+            if self._failed:
+                raise ServiceError(self._failed)
+            if time.monotonic() > deadline:
+                raise ServiceError(f"{self.name} did not answer within {timeout_s:.0f} s; {self._log_end()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it and all of its group: asked first, after a limit forced. Safe to call twice."""
+        self._stopping.set()
+        self._keeper.join()
+        _signal_group(self._process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self._group_lives() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if self._group_lives():
+            log.warning("%s did not stop within %.0f s and is ended by force", self.name, STOP_TIMEOUT_S)
+            _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as out:
+            process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._environment, start_new_session=True
+            )
+        self._watch(process.pid)
+        return process
+
+    def _keep(self) -> None:
+        while not self._stopping.wait(WATCH_S):
+            code = self._process.poll()
+            if code is None:
+                continue
+            _signal_group(self._process.pid, signal.SIGKILL)  # what the dead server began
+            if self.restarts >= MAX_RESTARTS:
+                self._failed = f"{self.name} died {self.restarts + 1} times, the last time with exit status {code}; {self._log_end()}"
+                log.error("%s", self._failed)
+                return
+            self.restarts += 1
+            log.warning("%s died (exit status %s), starting it again at the same address; its log: %s", self.name, code, self.log_file)
+            self._stopping.wait(min(2.0, 0.1 * 2**self.restarts))
+            if not self._stopping.is_set():
+                self._process = self._launch()
+
+    def _group_lives(self) -> bool:
+        self._process.poll()
+        return any(_group_of(pid) == self._process.pid for pid in guardian.table())
+
+    def _log_end(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines()[-8:]
+        return f"the end of its log {self.log_file}:\n" + "\n".join(f"    {line}" for line in lines)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0

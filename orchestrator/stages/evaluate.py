@@ -1,0 +1,122 @@
+"""Held-out evaluation: accuracy sampled and greedy, think share, true perceptions, by task.
+
+Neighbours: `parts` gives engines and rewards, `controller` runs it before and after RL. Invariants: the same questions and seeds
+before and after, so the two can be compared; invalid verdicts are left out and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.parts import Parts
+from orchestrator.seeds import derive
+from orchestrator.stages.plans import balanced, mean_and_error
+from orchestrator.stages.scoring import Scored
+from rollout import Question, SamplingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All shares in 0..1. stderr: standard error of `sampled` over questions; true_perceptions: true of all stated in sampled
+    responses; think_tokens: mean length of reasoning."""
+
+    sampled: float
+    stderr: float
+    greedy: float
+    greedy_stderr: float
+    think_present: float
+    true_perceptions: float
+    stated_perceptions: int
+    greedy_true_perceptions: float
+    think_tokens: float
+    truncated: float
+    questions: int
+    invalid_verdicts: int
+    by_task: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(parts: Parts, questions: Sequence[Question], name: str) -> Evaluation:
+    """Sample and score every question. Raises RunFailed when nothing could be scored."""
+    config = parts.config
+    chosen = [
+        questions[i]
+        for i in balanced([q.task for q in questions], config.pipeline.evaluate.questions or len(questions), 0)
+    ]
+    count = config.pipeline.evaluate.samples
+    seed = derive(config.run.seed, "evaluate")
+    sampled = SamplingSpec(count, config.rollout.temperature, config.rollout.max_new_tokens, seed)
+    greedy = SamplingSpec(1, 0.0, config.rollout.max_new_tokens, seed)
+    with parts.progress.bar(name, 2 * len(chosen)) as advance:
+        drawn = parts.rollout_and_score(chosen, sampled, f"{name}/sampled", advance)
+        best = parts.rollout_and_score(chosen, greedy, f"{name}/greedy", advance)
+    return summarise(drawn, best)
+
+
+def summarise(sampled: Sequence[Sequence[Scored]], greedy: Sequence[Sequence[Scored]]) -> Evaluation:
+    """Pure. Outer index: question; inner: its samples."""
+    valid = [[s for s in group if s.verdict.valid] for group in sampled]
+    valid_greedy = [[s for s in group if s.verdict.valid] for group in greedy]
+    accuracy = [sum(s.correct for s in group) / len(group) for group in valid if group]
+    greedy_accuracy = [float(group[0].correct) for group in valid_greedy if group]
+    flat = [s for group in valid for s in group]
+    flat_greedy = [s for group in valid_greedy for s in group]
+    mean, error = mean_and_error(accuracy)
+    greedy_mean, greedy_error = mean_and_error(greedy_accuracy)
+    return Evaluation(
+        sampled=mean,
+        stderr=error,
+        greedy=greedy_mean,
+        greedy_stderr=greedy_error,
+        think_present=_share(sum(s.thinks for s in flat), len(flat)),
+        true_perceptions=_share(sum(s.true_claims for s in flat), sum(s.stated_claims for s in flat)),
+        stated_perceptions=sum(s.stated_claims for s in flat),
+        greedy_true_perceptions=_share(
+            sum(s.true_claims for s in flat_greedy), sum(s.stated_claims for s in flat_greedy)
+        ),
+        think_tokens=_share(sum(s.sample.reasoning_tokens for s in flat), len(flat)),
+        truncated=_share(sum(not s.sample.finished for s in flat), len(flat)),
+        questions=len(accuracy),
+        invalid_verdicts=sum(len(group) for group in sampled)
+        - len(flat)
+        + sum(len(g) for g in greedy)
+        - len(flat_greedy),
+        by_task=_by_task(valid, valid_greedy),
+    )
+
+
+def _by_task(valid: Sequence[Sequence[Scored]], greedy: Sequence[Sequence[Scored]]) -> dict[str, dict[str, float]]:
+    drawn: dict[str, list[float]] = defaultdict(list)
+    best: dict[str, list[float]] = defaultdict(list)
+    true: dict[str, int] = defaultdict(int)
+    stated: dict[str, int] = defaultdict(int)
+    for group in valid:
+        if group:
+            drawn[group[0].question.task].append(sum(s.correct for s in group) / len(group))
+        for s in group:
+            true[s.question.task] += s.true_claims
+            stated[s.question.task] += s.stated_claims
+    for group in greedy:
+        if group:
+            best[group[0].question.task].append(float(group[0].correct))
+    out = {}
+    for task in sorted(drawn):
+        mean, error = mean_and_error(drawn[task])
+        out[task] = {
+            "sampled": mean,
+            "stderr": error,
+            "greedy": mean_and_error(best[task])[0],
+            "true_perceptions": _share(true[task], stated[task]),
+            "questions": float(len(drawn[task])),
+        }
+    return out
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,207 @@
+"""Policy updates: on-policy PPO on the selected questions (Step-Audio-R1, sections 4.2 and 4.3).
+
+Neighbours: `parts` (engines, rewards, trainer, ledger), `controller` (checkpoints, state). One policy update is `Reinforce.policy_update`.
+Invariants: a trajectory is trained only if its version is the trainer's; each is in the ledger before it is scored, and
+acknowledged only when a checkpoint holds the update that used it; an update that was cut off is done again with the same
+questions, seeds and trajectories.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from actor import Experience
+from orchestrator import chaos
+from orchestrator.datasets.cursor import Cursor
+from orchestrator.errors import RunFailed
+from orchestrator.gallery import gallery_html
+from orchestrator.parts import Parts
+from orchestrator.seeds import derive
+from orchestrator.stages.metrics import update_metrics
+from orchestrator.stages.scoring import Scored, attach, samples_of
+from rollout import ProbeSequence, Question, SamplingSpec, Trajectory
+
+PHASES = ("generate", "reward", "log_probs", "update", "publish", "other")
+Checkpoint = Callable[[int, dict[str, Any]], None]
+
+
+@dataclass
+class Clock:
+    """Seconds by phase within one policy update; what no phase claims is `other`."""
+
+    started: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @contextmanager
+    def phase(self, name: str):
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - begin
+
+    def close(self) -> dict[str, float]:
+        total = time.perf_counter() - self.started
+        self.seconds["other"] += max(0.0, total - sum(self.seconds.values()))
+        return self.seconds
+
+
+class Reinforce:
+    """The loop over policy updates. `version` is the weights version engines and trainer hold; update u produces version+1."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        pool: Sequence[Question],
+        cursor: Cursor,
+        *,
+        done: int,
+        version: int,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self.parts = parts
+        self.config = parts.config.pipeline.reinforce
+        self.pool = list(pool)
+        self.cursor = cursor
+        self.done = done
+        self.version = version
+        self._checkpoint = checkpoint
+        self._probe: list[ProbeSequence] = []
+
+    def run(self) -> list[dict[str, Any]]:
+        """All remaining policy updates. Returns their records."""
+        records = []
+        with self.parts.progress.bar("reinforce (PPO)", self.config.updates) as advance:
+            advance(self.done)
+            for number in range(self.done + 1, self.config.updates + 1):
+                record = self.policy_update(number)
+                records.append(record)
+                advance(
+                    1, f"reward {record['metrics']['reward/mean']:.3f} accuracy {record['metrics']['accuracy']:.3f}"
+                )
+        return records
+
+    def policy_update(self, number: int) -> dict[str, Any]:
+        """Questions → trajectories → verdicts → critic and actor update → new weights in every engine → one record."""
+        clock = Clock()
+        questions = [self.pool[i] for i in self.cursor.take(self.config.questions)]
+        with clock.phase("generate"):
+            trajectories, verdicts = self.collect(number, questions)
+        chaos.point(f"update:{number}:after_rollout")
+        with clock.phase("reward"):
+            scored = self.judge(questions, trajectories, verdicts)
+        batch = self.batch(number, scored)
+        chaos.point(f"update:{number}:after_reward")
+        report = self.parts.trainer.ppo_update(batch, rng_seed=derive(self.parts.config.run.seed, "ppo", number))
+        for phase, seconds in report.seconds.items():
+            clock.seconds["log_probs" if phase in ("log_probs", "values") else "update"] += seconds
+        chaos.point(f"update:{number}:after_update")
+        with clock.phase("publish"):
+            difference = self.publish(number, scored)
+        chaos.point(f"update:{number}:after_publish")
+        self.done = number
+        record = self.record(number, scored, report.metrics, difference, clock)
+        if number % self.parts.config.run.checkpoint_every == 0 or number == self.config.updates:
+            self._checkpoint(number, {"cursor": self.cursor.state_dict(), "version": self.version})
+            self.parts.ledger.acknowledge(number)
+        return record
+
+    def collect(self, number: int, questions: Sequence[Question]) -> tuple[list[Trajectory], list[Any]]:
+        """The update's trajectories, flat, questions in order; from the ledger when an interrupted update left them whole."""
+        expected = len(questions) * self.config.samples
+        kept = self.parts.ledger.round(number)
+        if len(kept) != expected:
+            spec = SamplingSpec(
+                self.config.samples,
+                self.parts.config.rollout.temperature,
+                self.parts.config.rollout.max_new_tokens,
+                derive(self.parts.config.run.seed, "reinforce", number),
+            )
+            self.parts.rollout(questions, spec, f"reinforce/{number:06d}", ledger_round=number)
+            kept = self.parts.ledger.round(number)
+        if len(kept) != expected:
+            raise RunFailed(
+                f"policy update {number}: the ledger holds {len(kept)} of {expected} trajectories after the rollout"
+            )
+        order = {question.id: i for i, question in enumerate(questions)}
+        kept.sort(key=lambda pair: (order[pair[0].question_id], pair[0].sample))
+        stale = [t.id for t, _ in kept if t.version != self.version or max(t.versions) != self.version]
+        if stale:
+            raise RunFailed(
+                f"policy update {number}: {len(stale)} trajectories are not of version {self.version}, first {stale[0]}"
+            )
+        return [trajectory for trajectory, _ in kept], [verdict for _, verdict in kept]
+
+    def judge(
+        self, questions: Sequence[Question], trajectories: Sequence[Trajectory], verdicts: Sequence[Any]
+    ) -> list[Scored]:
+        """Score what has no verdict yet, store each verdict beside its trajectory."""
+        of = {question.id: question for question in questions}
+        asked = [of[t.question_id] for t in trajectories]
+        samples = samples_of(asked, trajectories, self.parts.think)
+        missing = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        fresh = self.parts.rewards.score([samples[i] for i in missing])
+        self.parts.ledger.put_verdicts({trajectories[i].id: verdict for i, verdict in zip(missing, fresh, strict=True)})
+        complete = list(verdicts)
+        for i, verdict in zip(missing, fresh, strict=True):
+            complete[i] = verdict
+        return attach(asked, trajectories, samples, complete)
+
+    def batch(self, number: int, scored: Sequence[Scored]) -> list[Experience]:
+        """Experiences of valid verdicts. Raises RunFailed above the allowed share of invalid ones, with three examples."""
+        invalid = [s for s in scored if not s.verdict.valid]
+        if len(invalid) > self.config.max_invalid_share * len(scored) or len(invalid) == len(scored):
+            examples = "; ".join(f"{s.trajectory.id}: {s.verdict.reason}" for s in invalid[:3])
+            raise RunFailed(
+                f"policy update {number}: {len(invalid)} of {len(scored)} verdicts are invalid "
+                f"(limit {self.config.max_invalid_share:.0%}): {examples}"
+            )
+        groups = {q: i for i, q in enumerate(dict.fromkeys(s.question.id for s in scored))}
+        return [
+            Experience(
+                trajectory_id=s.trajectory.id,
+                prompt_ids=s.trajectory.prompt_ids,
+                response_ids=s.trajectory.response_ids,
+                rollout_logprobs=s.trajectory.logprobs,
+                reward=float(s.verdict.score or 0.0),
+                feature_keys=s.trajectory.feature_keys,
+                group=groups[s.question.id],
+            )
+            for s in scored
+            if s.verdict.valid
+        ]
+
+    def publish(self, number: int, scored: Sequence[Scored]) -> float | None:
+        """Weights version+1 into every engine, then the probe. Returns the largest log-prob difference in nats, None when the
+        probe was not due. Raises RunFailed when engine and trainer disagree by more than the limit."""
+        self.version += 1
+        self.parts.publish(self.version)
+        if number % self.config.probe_every:
+            return None
+        if not self._probe:
+            self._probe = self.parts.probe_sequences([s.trajectory for s in scored], self.config.probe_sequences)
+        return self.parts.probe(self._probe, self.config.probe_limit, f"policy update {number}")
+
+    def record(
+        self, number: int, scored: Sequence[Scored], training: dict[str, float], difference: float | None, clock: Clock
+    ) -> dict[str, Any]:
+        metrics = update_metrics(scored, training)
+        metrics["weights_version"] = float(self.version)
+        if difference is not None:
+            metrics["probe/max_abs_diff"] = difference
+        seconds = clock.close()
+        total = sum(seconds.values())
+        metrics["tokens_per_second"] = metrics["tokens/total"] / total
+        metrics["generated_tokens_per_second"] = metrics["tokens/response"] / max(seconds["generate"], 1e-9)
+        metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
+        record = {"update": number, "version": self.version, "metrics": metrics}
+        self.parts.directory.append_update(record)
+        self.parts.tracker.log(number, metrics)
+        if number % self.config.html_every == 0:
+            page = gallery_html(f"Policy update {number}", scored, per_page=6)
+            self.parts.tracker.html(f"trajectories/update_{number:06d}.html", page)
+        return record

@@ -1,0 +1,57 @@
+"""A run directory has one writer, and nothing in it is ever half there."""
+
+import pytest
+
+from orchestrator.errors import PreflightError
+from orchestrator.rundir import RunDirectory
+
+
+def test_a_second_run_in_the_same_directory_is_refused_by_process_number(tmp_path):
+    first = RunDirectory(tmp_path / "run")
+    first.claim(resume=False)
+    with pytest.raises(PreflightError, match=r"another run \(process \d+\)"):
+        RunDirectory(tmp_path / "run").claim(resume=False)
+    first.release()
+    RunDirectory(tmp_path / "run").claim(resume=False)
+
+
+def test_a_directory_that_holds_a_run_is_only_taken_to_resume_it(tmp_path):
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(PreflightError, match="nothing to resume"):
+        directory.claim(resume=True)
+    directory.claim(resume=False)
+    directory.write_state({"stages": {}})
+    directory.release()
+    with pytest.raises(PreflightError, match=r"run\.resume=true"):
+        RunDirectory(tmp_path).claim(resume=False)
+    RunDirectory(tmp_path).claim(resume=True)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreflightError, match=r"run\.dir"):
+        RunDirectory(tmp_path / "file" / "run").claim(resume=False)
+
+
+def test_an_update_record_cut_off_by_a_crash_is_not_read(tmp_path):
+    directory = RunDirectory(tmp_path)
+    for number in (1, 2, 3):
+        directory.append_update({"update": number})
+    with directory.updates_file.open("a") as file:
+        file.write('{"update": 4, "metr')
+    assert [r["update"] for r in directory.read_updates()] == [1, 2, 3]
+    assert [r["update"] for r in directory.keep_updates_through(2)] == [1, 2]
+    directory.append_update({"update": 3})
+    assert [r["update"] for r in directory.read_updates()] == [1, 2, 3]
+
+
+def test_a_checkpoint_exists_under_its_name_only_when_whole(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.claim(resume=False)
+    for number in (1, 2, 3):
+        name = f"update_{number:06d}"
+        (directory.begin_checkpoint(name) / "weights").write_text(str(number))
+        assert not directory.checkpoint_path(name).exists()
+        directory.name_checkpoint(name)
+    directory.drop_old_checkpoints(keep=2)
+    assert sorted(p.name for p in directory.checkpoints.iterdir()) == ["update_000002", "update_000003"]
