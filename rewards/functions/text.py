@@ -1,0 +1,102 @@
+"""Text as matching sees it: words without case, articles and punctuation, and numbers wherever they stand.
+
+Neighbours: `answer` compares replies with references through this.
+Invariants: pure; text that is not empty never becomes an empty key (an option "A" or "?" keeps a key of its own).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ARTICLES = frozenset({"a", "an", "the"})
+# fmt: off
+SMALL = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)
+TENS = {
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}
+# fmt: on
+NUMBER_WORDS = {word: value for value, word in enumerate(SMALL)} | TENS
+
+# A sign right after a word or digit is a dash. A sharp belongs to a note's name.
+DIGITS = r"(?<![\w.])[+\-−]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
+TOKEN = re.compile(rf"{DIGITS}|[^\W_]+(?:['’][^\W_]+)*[#♯]?|%", re.IGNORECASE)
+NUMBER = re.compile(rf"{DIGITS}(?!\d|(?:st|nd|rd|th)\b)", re.IGNORECASE)
+WORD_NUMBER = re.compile(
+    rf"\b(?P<tens>{'|'.join(TENS)})[\s-]+(?P<unit>{'|'.join(SMALL[1:10])})\b|\b(?P<word>{'|'.join(NUMBER_WORDS)})\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word or number in comparable form; start, end: where it stands in the text."""
+
+    key: str
+    start: int
+    end: int
+
+
+def tokens(text: str) -> list[Token]:
+    """Words and numbers in order, articles left out unless there is nothing else."""
+    everything = [Token(_key(m.group()), m.start(), m.end()) for m in TOKEN.finditer(text)]
+    kept = [token for token in everything if token.key not in ARTICLES]
+    if kept or everything:
+        return kept or everything
+    stripped = text.strip()
+    start = text.find(stripped)
+    return [Token(stripped.casefold(), start, start + len(stripped))] if stripped else []
+
+
+def normalise(text: str) -> str:
+    """The comparable form: two texts that differ only in case, articles, punctuation or spacing have the same one."""
+    return " ".join(token.key for token in tokens(text))
+
+
+def digits_for_words(key: str) -> str:
+    """`7` for `seven`; any other key unchanged."""
+    return str(NUMBER_WORDS.get(key, key))
+
+
+def canonical(text: str) -> str:
+    """`normalise` with number words as digits, so that `seven` equals `7`."""
+    return " ".join(digits_for_words(token.key) for token in tokens(text))
+
+
+def numbers(text: str) -> list[float]:
+    """Every number of the text in order, digits or words; ordinals are none. Not finite ones come out as inf."""
+    found = sorted((*_digit_numbers(text), *_word_numbers(text)))
+    return [value for _, value in found]
+
+
+def _key(token: str) -> str:
+    token = unicodedata.normalize("NFKC", token).casefold().replace("’", "'").replace("♯", "#")
+    if token[-1].isdigit() and not token[0].isalpha():
+        token = token.replace("−", "-").replace(",", "").removeprefix("+")
+        if "." in token and "e" not in token:
+            token = token.rstrip("0").rstrip(".")
+    return token
+
+
+def _digit_numbers(text: str) -> Iterator[tuple[int, float]]:
+    for match in NUMBER.finditer(text):
+        yield match.start(), float(match.group().replace("−", "-").replace(",", ""))
+
+
+def _word_numbers(text: str) -> Iterator[tuple[int, float]]:
+    for match in WORD_NUMBER.finditer(text):
+        if match["word"] is not None:
+            yield match.start(), float(NUMBER_WORDS[match["word"].lower()])
+        else:
+            yield match.start(), float(TENS[match["tens"].lower()] + NUMBER_WORDS[match["unit"].lower()])
+
+
+def is_same_number(one: float, other: float, tolerance: float) -> bool:
+    """Within `tolerance` (absolute), rounding of binary fractions forgiven."""
+    return math.isfinite(one) and math.isfinite(other) and abs(one - other) <= tolerance + 1e-9 * max(1.0, abs(other))

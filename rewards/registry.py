@@ -1,0 +1,160 @@
+"""Reward functions by name, each version a content hash of its source and parameters.
+
+    @reward("short_reply")
+    def short_reply(sample: Sample, *, characters: int = 40) -> float:
+        return float(len(sample.reply) <= characters)
+
+Neighbours: `functions` registers the shipped ones; `scorer` resolves a run's terms here, a scoring process loads them again.
+Invariants: a name belongs to one function; the same version string means the same source and the same parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rewards.errors import RewardError
+from rewards.messages import RewardTerm
+from rewards.source import source_digest
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+SHIPPED = ("rewards.functions.answer", "rewards.functions.think")
+Call = TypeVar("Call", bound=Callable[..., Any])
+Check = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFunction:
+    """A registered function. call(sample, **parameters) -> float; check(**parameters) raises ValueError for bad ones."""
+
+    name: str
+    call: Callable[..., Any]
+    module: str
+    file: str
+    version_note: str = ""
+    check: Check | None = None
+
+    def bind(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters with defaults filled in. Raises RewardError for an unknown, missing or refused one."""
+        import inspect  # costs 15 ms, which a scoring process never needs
+
+        signature = inspect.signature(self.call)
+        try:
+            bound = signature.bind(None, **parameters)
+        except TypeError as error:
+            known = ", ".join(list(signature.parameters)[1:]) or "none"
+            raise RewardError(f"reward {self.name!r}: {error}; its parameters: {known}") from error
+        bound.apply_defaults()
+        values = {name: bound.arguments[name] for name in list(signature.parameters)[1:]}
+        if self.check is not None:
+            try:
+                self.check(**values)
+            except (ValueError, TypeError) as error:
+                raise RewardError(f"reward {self.name!r} refuses its parameters {values}: {error}") from error
+        return values
+
+    def version(self, parameters: Mapping[str, Any]) -> str:
+        """`sha256:<hex>` over name, source and parameters (as `bind` returns them)."""
+        try:
+            text = json.dumps([self.name, source_digest(self.module, self.file), dict(parameters)], sort_keys=True)
+        except TypeError as error:
+            raise RewardError(f"reward {self.name!r}: parameters must be plain JSON values: {error}") from error
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedTerm:
+    """A term pinned to what runs: where the function lives, its bound parameters, its version."""
+
+    name: str
+    module: str
+    file: str
+    parameters: dict[str, Any]
+    version: str
+
+
+_functions: dict[str, RewardFunction] = {}
+
+
+def reward(name: str, *, version_note: str = "", check: Check | None = None) -> Callable[[Call], Call]:
+    """Registers a function under `name`. Raises RewardError for a malformed name or one that another file holds."""
+    if not NAME.fullmatch(name):
+        raise RewardError(f"a reward's name is lower case letters, digits and underscores, not {name!r}")
+
+    def register(call: Call) -> Call:
+        file = str(Path(call.__code__.co_filename).resolve())
+        held = _functions.get(name)
+        if held is not None and held.file != file:
+            raise RewardError(f"reward {name!r} of {file} is already registered by {held.file}; choose another name")
+        _functions[name] = RewardFunction(name, call, call.__module__, file, version_note, check)
+        return call
+
+    return register
+
+
+def registered() -> tuple[RewardFunction, ...]:
+    """All registered functions, the shipped ones included, by name."""
+    for module in SHIPPED:
+        importlib.import_module(module)
+    return tuple(_functions[name] for name in sorted(_functions))
+
+
+def get(name: str) -> RewardFunction:
+    """Raises RewardError for an unknown name, with the nearest one."""
+    known = {function.name: function for function in registered()}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise RewardError(f"unknown reward {name!r}; {hint}")
+    return known[name]
+
+
+def resolve(term: RewardTerm) -> ResolvedTerm:
+    """Raises RewardError for an unknown function or bad parameters."""
+    function = get(term.name)
+    parameters = function.bind(term.parameters)
+    return ResolvedTerm(term.name, function.module, function.file, parameters, function.version(parameters))
+
+
+def load(term: ResolvedTerm) -> RewardFunction:
+    """The function of a resolved term, imported in this process. Raises RewardError if its source is no longer the pinned one."""
+    if term.name not in _functions:
+        _import(term.module, term.file)
+    function = _functions.get(term.name)
+    if function is None:
+        raise RewardError(f"module {term.module!r} ({term.file}) no longer registers the reward {term.name!r}")
+    found = function.version(term.parameters)
+    if found != term.version:
+        raise RewardError(
+            f"reward {term.name!r} is pinned to {term.version}, but {function.file} now gives {found}; "
+            "restore the file or start a new run"
+        )
+    return function
+
+
+def _import(module: str, file: str) -> None:
+    """By name where the name leads to that file, else (scripts, loose files) by file."""
+    if module != "__main__":
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(file):
+            importlib.import_module(module)
+            return
+    name = f"reward_file_{Path(file).stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise RewardError(f"the reward file {file} can't be imported; it must be a .py file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    spec.loader.exec_module(loaded)

@@ -1,0 +1,89 @@
+"""Reward functions in a killable process: a batch in, an outcome for every unit out, whatever the functions do.
+
+Neighbours: `scorer` packs samples and reads outcomes; `sandbox_process` is one process, `sandbox_wire` what is said to it.
+Invariants: order is kept; a unit that hangs, dies or uses up the memory loses only its own score, what was behind it is
+scored in a fresh process; memory that earlier units leaked is not blamed on a later one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from rewards.errors import RewardError
+from rewards.registry import ResolvedTerm
+from rewards.sandbox_process import BatchEnd, ScoringProcess
+from rewards.sandbox_wire import Outcome, Unit, pack_batch
+
+MAX_IDLE_ENDS = 3  # processes in a row that ended without having scored anything and without a unit to blame
+log = logging.getLogger(__name__)
+
+
+class Sandbox:
+    """Scores with `terms`; timeout_s: wall limit of one unit; memory_mb: address space of the process. Not thread-safe."""
+
+    def __init__(
+        self, terms: Sequence[ResolvedTerm], *, timeout_s: float, memory_mb: int, sys_path: Sequence[str]
+    ) -> None:
+        self.terms = tuple(terms)
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb
+        self.sys_path = tuple(sys_path)
+        self.processes_started = 0
+        self._process: ScoringProcess | None = None
+
+    def start(self) -> None:
+        """Raises RewardError when no process can be started."""
+        self._live()
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def score(self, lines: Sequence[bytes], units: Sequence[Unit]) -> list[Outcome]:
+        """An outcome for every unit, in order. lines: samples as JSON without line breaks.
+
+        Raises RewardError when processes can't be started or keep ending before they score anything.
+        """
+        outcomes: list[Outcome | None] = [None] * len(units)
+        pending = list(range(len(units)))
+        idle_ends = 0
+        while pending:
+            process = self._live()
+            was_fresh = process.units_done == 0
+            end = process.run(pack_batch(lines, [units[i] for i in pending]), len(pending), self.timeout_s)
+            if not end.alive:
+                self._process = None
+            for position, outcome in self._settled(end, units, pending, was_fresh).items():
+                outcomes[pending[position]] = outcome
+            left = [i for i in pending if outcomes[i] is None]
+            idle_ends = idle_ends + 1 if len(left) == len(pending) else 0
+            if idle_ends >= MAX_IDLE_ENDS:
+                raise RewardError(
+                    f"{idle_ends} scoring processes in a row ended before scoring anything; "
+                    "the machine may be out of memory or the process limit reached"
+                )
+            pending = left
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _settled(
+        self, end: BatchEnd, units: Sequence[Unit], pending: Sequence[int], was_fresh: bool
+    ) -> dict[int, Outcome]:
+        """Outcomes by position that stand; out of memory only stands for the first unit of a process."""
+        settled = {
+            position: outcome
+            for position, outcome in end.outcomes.items()
+            if not outcome.out_of_memory or (was_fresh and position == 0)
+        }
+        if end.blamed is not None:
+            name = self.terms[units[pending[end.blamed]].term].name
+            settled[end.blamed] = Outcome(None, f"{name} {end.reason}")
+            log.warning("%s %s", name, end.reason)
+        return settled
+
+    def _live(self) -> ScoringProcess:
+        if self._process is None:
+            self._process = ScoringProcess(self.terms, self.memory_mb, self.sys_path)
+            self.processes_started += 1
+        return self._process
