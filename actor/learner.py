@@ -1,0 +1,135 @@
+"""A model that is run and trained through Megatron's schedule: forward passes and optimizer steps over micro-batches.
+
+Neighbours: `actor.trainer` owns one for the actor and one for the critic and brings the losses.
+Invariants: a loss is a sum over tokens; Megatron divides it by the tokens of all micro-batches and ranks; the same batches
+on the same weights give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from actor.megatron.batch import MicroBatch
+from actor.megatron.device import ensure_importable
+from actor.megatron.model import AudioGPT
+from actor.megatron.optimizer import Optimizer, build_optimizer, wrap
+from actor.specs import OptimSpec
+
+ensure_importable()
+
+from megatron.core.distributed import finalize_model_grads  # noqa: E402
+from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
+
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of one micro-batch. total: summed over its tokens; sums: quantities to report, summed over its tokens (detached);
+    per_sequence: named [R] tensors by member that the caller wants back."""
+
+    total: torch.Tensor
+    sums: dict[str, torch.Tensor]
+    per_sequence: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """sums: over this rank's tokens; per_sequence: of this rank's sequences."""
+
+    sums: dict[str, float]
+    per_sequence: dict[str, dict[int, torch.Tensor]]
+    grad_norm: float
+    lr: float
+
+
+@torch.no_grad()
+def forward(
+    model: torch.nn.Module, batches: Sequence[MicroBatch], read: Callable[[Any, MicroBatch], Output]
+) -> list[Output]:
+    """`read(output, batch)` of each micro-batch, without gradients."""
+
+    def step(data: Any, module: torch.nn.Module) -> tuple[Any, Callable[..., Output]]:
+        batch = next(data)
+        output = module(batch)
+        return output, lambda output, non_loss_data: read(output, batch)
+
+    return get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=iter(batches),
+        model=[model],
+        num_microbatches=len(batches),
+        seq_length=0,  # only pipeline stages read the sizes
+        micro_batch_size=1,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+
+
+class Learner:
+    """One trained model on this rank."""
+
+    def __init__(self, model: AudioGPT, dtype: torch.dtype) -> None:
+        self.model = model
+        self.ddp = wrap(model)
+        model.config.finalize_model_grads_func = finalize_model_grads
+        self._dtype = dtype
+        self.optimizer: Optimizer | None = None
+
+    def reset_optimizer(self, spec: OptimSpec) -> None:
+        """Zero moments, schedule from its start."""
+        self.optimizer = build_optimizer(self.ddp, spec, self._dtype)
+
+    def update(
+        self,
+        batches: Sequence[MicroBatch],
+        loss: Callable[[Any, MicroBatch], Loss],
+        **forward_options: Any,
+    ) -> StepResult:
+        """One optimizer step over `batches`."""
+        if self.optimizer is None:
+            raise RuntimeError("this learner has no optimizer; call reset_optimizer first")
+
+        def step(
+            data: Any, module: torch.nn.Module
+        ) -> tuple[Any, Callable[[Any], tuple[torch.Tensor, torch.Tensor, Any]]]:
+            batch = next(data)
+
+            def reduce(output: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
+                result = loss(output, batch)
+                total = result.total if batch.counts else result.total * 0.0
+                tokens = len(batch.targets_T) if batch.counts else 0
+                return (
+                    total,
+                    torch.tensor(tokens, dtype=torch.int, device=total.device),
+                    result if batch.counts else None,
+                )
+
+            return module(batch, **forward_options), reduce
+
+        self.ddp.zero_grad_buffer()
+        self.optimizer.megatron.zero_grad()
+        results: list[Loss | None] = get_forward_backward_func()(
+            forward_step_func=step,
+            data_iterator=iter(batches),
+            model=[self.ddp],
+            num_microbatches=len(batches),
+            seq_length=0,
+            micro_batch_size=1,
+            forward_only=False,
+        )
+        grad_norm, lr = self.optimizer.step()
+        sums: dict[str, float] = {}
+        per_sequence: dict[str, dict[int, torch.Tensor]] = {}
+        for result in results:
+            if result is None:
+                continue
+            for name, value in result.sums.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            for name, values in result.per_sequence.items():
+                per_sequence.setdefault(name, {}).update(values)
+        return StepResult(sums, per_sequence, grad_norm, lr)

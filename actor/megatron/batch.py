@@ -1,0 +1,126 @@
+"""A packed micro-batch as tensors: token ids, audio rows, attention plan, targets.
+
+Neighbours: `actor.packing` decided the rows; `actor.megatron.model` consumes the batch.
+Invariants: token ids are exactly those that were sampled; as many audio rows as the adaptor yields for the features, checked
+here, so that a wrong feature file stops with its key instead of training on shifted audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from actor.megatron.attention import PackedAttention, rotary_factors
+from actor.packing import PackedRows
+
+
+class BatchError(ValueError):
+    """Sequences and their audio do not fit together; the message names the feature key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """What the trainer needs of an experience, an SFT example or a probe: ids and audio."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    feature_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRows:
+    """One clip chunk for the model. rows: adaptor outputs it yields; features [T25, D]; embeddings [rows, H] when the adaptor
+    is frozen, else None."""
+
+    rows: int
+    features: torch.Tensor
+    embeddings: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """N packed rows with T response tokens of B sequences.
+
+    audio_rows_A: rows that hold audio; audio_AH: their embeddings (frozen adaptor), else None and `features` feeds the
+    adaptor; members: index of each sequence in the caller's list; lengths: its response tokens; counts: False for the
+    stand-in that a data-parallel rank without sequences of its own runs, whose loss is nothing.
+    """
+
+    input_ids_N: torch.Tensor
+    attention: PackedAttention
+    audio_rows_A: torch.Tensor
+    audio_AH: torch.Tensor | None
+    features: tuple[torch.Tensor, ...]
+    response_rows_T: torch.Tensor
+    targets_T: torch.Tensor
+    members: tuple[int, ...]
+    lengths: tuple[int, ...]
+    counts: bool = True
+
+    def gather(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Concatenate the [R] tensors of this micro-batch's sequences out of a list over all sequences."""
+        return torch.cat([values[member] for member in self.members]).to(self.targets_T.device)
+
+    def scatter(self, values_T: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Cut a [T] tensor into one CPU tensor [R] a sequence, by member."""
+        return dict(zip(self.members, values_T.detach().cpu().split(self.lengths), strict=True))
+
+
+def build(
+    packed: PackedRows,
+    sequences: Sequence[TokenSequence],
+    audio: Mapping[str, AudioRows],
+    *,
+    audio_patch_id: int,
+    head_dim: int,
+    rotary_base: float,
+    device: torch.device,
+    counts: bool = True,
+) -> MicroBatch:
+    """Tensors of one micro-batch on `device`. Raises BatchError when placeholders and audio differ in number."""
+    ids = torch.zeros(packed.rows, dtype=torch.long)
+    keys: list[str] = []
+    for member, start in zip(packed.prompt_member, packed.prompt_start, strict=True):
+        sequence = sequences[member]
+        ids[start : start + len(sequence.prompt_ids)] = torch.tensor(sequence.prompt_ids)
+        placeholders = sequence.prompt_ids.count(audio_patch_id)
+        expected = sum(audio[key].rows for key in sequence.feature_keys)
+        if placeholders != expected:
+            raise BatchError(
+                f"a prompt has {placeholders} audio placeholders, its features {list(sequence.feature_keys)} yield "
+                f"{expected}; the prompt was built for other audio or another model"
+            )
+        keys.extend(sequence.feature_keys)
+    targets = []
+    for member, start in zip(packed.members, packed.response_row_start, strict=True):
+        if audio_patch_id in sequences[member].response_ids:
+            raise BatchError(f"a response holds the audio placeholder (id {audio_patch_id}); ban it when sampling")
+        response = torch.tensor(sequences[member].response_ids)
+        ids[start : start + len(response) - 1] = response[:-1]
+        targets.append(response)
+    audio_rows = (ids == audio_patch_id).nonzero()[:, 0]
+    embeddings = [clip for key in keys if (clip := audio[key].embeddings) is not None]
+    cos, sin = rotary_factors(torch.from_numpy(packed.positions_N), head_dim, rotary_base)
+    attention = PackedAttention(
+        qkv_format="thd",
+        cos_N1D=cos.to(device),
+        sin_N1D=sin.to(device),
+        rows=tuple(torch.from_numpy(bucket.rows_BS).flatten().to(device) for bucket in packed.buckets),
+        shapes=tuple((bucket.rows_BS.shape[0], bucket.rows_BS.shape[1]) for bucket in packed.buckets),
+        inverse_N=torch.from_numpy(packed.inverse_N).to(device),
+    )
+    frozen = len(embeddings) == len(keys)
+    return MicroBatch(
+        input_ids_N=ids.to(device),
+        attention=attention,
+        audio_rows_A=audio_rows.to(device),
+        audio_AH=torch.cat(embeddings) if frozen and keys else None,
+        features=() if frozen else tuple(audio[key].features for key in keys),
+        response_rows_T=torch.from_numpy(packed.response_rows_T).to(device),
+        targets_T=torch.cat(targets).to(device),
+        members=packed.members,
+        lengths=tuple(len(sequences[member].response_ids) for member in packed.members),
+        counts=counts,
+    )

@@ -1,0 +1,104 @@
+"""From a list of sequences to the micro-batches this rank runs: packing, data-parallel shares, tensors.
+
+Neighbours: `actor.packing` has the rules, `actor.audio` the clips, `actor.megatron.batch` the tensors; `actor.trainer` runs
+the result.
+Invariants: every rank computes the same plan from the same list; all ranks run the same number of optimizer steps, each with
+at least one micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from actor import packing
+from actor.audio import AudioBank
+from actor.megatron.batch import AudioRows, MicroBatch, TokenSequence, build
+from actor.megatron.parallel import World
+from actor.messages import Experience, SftExample
+from rollout import ProbeSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimizer step (or one forward pass) needs. batches: this rank's micro-batches; tokens, sequences: response
+    tokens and sequences over all ranks."""
+
+    batches: tuple[MicroBatch, ...]
+    tokens: int
+    sequences: int
+
+
+def token_sequence(item: Experience | SftExample | ProbeSequence) -> TokenSequence:
+    prompt_ids = item.expanded_ids if isinstance(item, ProbeSequence) else item.prompt_ids
+    return TokenSequence(prompt_ids, item.response_ids, item.feature_keys)
+
+
+class Planner:
+    """Plans for one model on one rank. budget: most packed rows of a micro-batch; share_prompts: samples of one question
+    share its prompt's rows (same numbers, less work)."""
+
+    def __init__(
+        self,
+        world: World,
+        bank: AudioBank,
+        *,
+        budget: int,
+        audio_patch_id: int,
+        head_dim: int,
+        rotary_base: float,
+        share_prompts: bool = True,
+    ) -> None:
+        self._world = world
+        self._bank = bank
+        self._budget = budget
+        self._audio_patch_id = audio_patch_id
+        self._head_dim = head_dim
+        self._rotary_base = rotary_base
+        self._share_prompts = share_prompts
+
+    def steps(self, sequences: Sequence[TokenSequence], minibatches: int = 1, seed: int = 0) -> list[Step]:
+        """One Step a minibatch; with minibatches=1 the whole list in one.
+
+        Raises PackingError for a sequence over the budget, BatchError or FeatureError for audio that does not fit.
+        """
+        prompts = packing.prompt_ids([(sequence.prompt_ids, sequence.feature_keys) for sequence in sequences])
+        lengths = [
+            packing.Lengths(prompt, len(sequence.prompt_ids), len(sequence.response_ids))
+            for prompt, sequence in zip(prompts, sequences, strict=True)
+        ]
+        units = packing.make_units(lengths, self._budget, self._share_prompts)
+        parts = packing.split_minibatches(units, minibatches, seed)
+        return [self._step(part, sequences, lengths) for part in parts]
+
+    def _step(
+        self, units: list[packing.Unit], sequences: Sequence[TokenSequence], lengths: Sequence[packing.Lengths]
+    ) -> Step:
+        share = packing.balance(units, self._world.data_size)[self._world.data_rank]
+        counts = bool(share)
+        bins = packing.first_fit_decreasing(share or units[:1], self._budget)
+        members = [member for unit in share or units[:1] for member in unit.members]
+        audio = self._bank.clips(key for member in members for key in sequences[member].feature_keys)
+        everyone = [member for unit in units for member in unit.members]
+        return Step(
+            batches=tuple(self._tensors(packing.lay_out(bin_, lengths), sequences, audio, counts) for bin_ in bins),
+            tokens=sum(lengths[member].response_tokens for member in everyone),
+            sequences=len(everyone),
+        )
+
+    def _tensors(
+        self, rows: packing.PackedRows, sequences: Sequence[TokenSequence], audio: dict[str, AudioRows], counts: bool
+    ) -> MicroBatch:
+        device: torch.device = self._world.device
+        return build(
+            rows,
+            sequences,
+            audio,
+            audio_patch_id=self._audio_patch_id,
+            head_dim=self._head_dim,
+            rotary_base=self._rotary_base,
+            device=device,
+            counts=counts,
+        )

@@ -1,0 +1,225 @@
+"""Actor and critic of one rank: log-probs, values, SFT steps, policy updates, weights out, checkpoints.
+
+Neighbours: `actor.worker` is the Ray shell around it; `actor.planning` packs, `actor.learner` runs, `actor.losses` and
+`actor.advantages` say what is optimised; `actor.megatron` holds the models.
+Invariants: all ranks call the same methods with the same lists, in the same order; the same batch on the same weights gives
+the same bits; a failed call leaves the weights as they were or kills the rank, never half an update.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from actor import losses
+from actor.audio import AudioBank
+from actor.learner import Learner, Loss, forward
+from actor.megatron import checkpoint, weights
+from actor.megatron.batch import MicroBatch, TokenSequence
+from actor.megatron.model import AudioGPT, TokenOutputs, head_dim, rotary_base, transformer_config
+from actor.megatron.parallel import World
+from actor.messages import Experience, SftExample, UpdateReport
+from actor.planning import Planner, Step, token_sequence
+from actor.ppo import PolicyUpdate
+from actor.publish import weights_payload
+from actor.specs import TrainerSpec
+from rollout import (
+    ProbeSequence,
+    WeightUpdate,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    save_checkpoint,
+    special_ids,
+)
+
+log = logging.getLogger(__name__)
+
+Stage = Literal["sft", "ppo"]
+META_FILE = "trainer.json"
+
+
+class TrainerError(RuntimeError):
+    """A call the trainer cannot serve in its present state; the message says which call comes first."""
+
+
+class Trainer:
+    """One rank's models. Starts in stage "sft" with the weights of `spec.model_path`."""
+
+    def __init__(self, spec: TrainerSpec, world: World) -> None:
+        self.spec = spec
+        self.world = world
+        self.stage: Stage = "sft"
+        self._config = load_config(spec.model_path)
+        self._dtype = getattr(torch, spec.dtype)
+        self._frozen_adapter = weights.adapter_is_frozen(spec.freeze)
+        stored = load_weights(spec.model_path)
+        self._encoder = {name: tensor for name, tensor in stored.items() if name.startswith(weights.ENCODER_PREFIX)}
+        model = self._build(critic=False)
+        weights.load_tensors(model, stored)
+        weights.freeze(model, spec.freeze)
+        self.actor = Learner(model, self._dtype)
+        self.critic: Learner | None = None
+        self.reference: AudioGPT | None = None
+        self._bank = AudioBank(
+            spec.feature_dir,
+            self._config,
+            frozen=model.adapter if self._frozen_adapter else None,
+            dtype=self._dtype,
+            device=world.device,
+        )
+        self.planner = Planner(
+            world,
+            self._bank,
+            budget=spec.micro_batch_tokens,
+            audio_patch_id=special_ids(load_tokenizer(spec.model_path)).audio_patch,
+            head_dim=head_dim(self._config),
+            rotary_base=rotary_base(self._config),
+        )
+        self.reset_optimizer("sft")
+
+    def reset_optimizer(self, stage: Stage) -> None:
+        """Begin a stage: fresh optimizer and schedule; "ppo" also takes a critic (the actor's weights, value head zero) and,
+        with a KL penalty, a reference model from the actor as it is now."""
+        self.stage = stage
+        if stage == "sft":
+            self.critic = self.reference = None
+            self.actor.reset_optimizer(self.spec.sft_optim)
+            return
+        self.actor.reset_optimizer(self.spec.actor_optim)
+        state = self.actor.model.state_dict()
+        if self.spec.critic:
+            model = self._build(critic=True)
+            self._copy(state, model)
+            weights.freeze(model, self.spec.freeze)
+            self.critic = Learner(model, self._dtype)
+            self.critic.reset_optimizer(self.spec.critic_optim)
+        if self.spec.ppo.kl_coef > 0:
+            self.reference = self._build(critic=False).requires_grad_(False)
+            self._copy(state, self.reference)
+
+    def log_probs(self, items: Sequence[Experience | SftExample | ProbeSequence]) -> list[np.ndarray]:
+        """Natural log-probs [R] of each response, from the actor; float32."""
+        step = self._whole(items)
+        return [values.numpy() for values in self.gather(self.run_forward(self.actor.ddp, step, _logprobs), len(items))]
+
+    def values(self, items: Sequence[Experience | SftExample]) -> list[np.ndarray]:
+        """Value [R] of the state before each response token, from the critic; float32. Raises TrainerError without one."""
+        if self.critic is None:
+            raise TrainerError('there is no critic; call reset_optimizer("ppo") on a trainer with critic=True')
+        step = self._whole(items)
+        return [values.numpy() for values in self.gather(self.run_forward(self.critic.ddp, step, _values), len(items))]
+
+    def sft_step(self, examples: Sequence[SftExample]) -> UpdateReport:
+        """One optimizer step of cross entropy over the response tokens of `examples`."""
+        if self.stage != "sft":
+            raise TrainerError(f'the trainer is in stage {self.stage!r}; call reset_optimizer("sft") first')
+        step = self._whole(examples)
+
+        def loss(output: TokenOutputs, batch: MicroBatch) -> Loss:
+            total = losses.sft_loss(output.logprobs_T).sum()
+            return Loss(total, {"loss": total.detach().clone(), "entropy": output.entropies_T.detach().sum()})
+
+        result = self.actor.update(step.batches, loss)
+        sums = self.world.sum_data_parallel({"loss": 0.0, "entropy": 0.0} | result.sums)
+        return UpdateReport(
+            metrics={
+                "loss": sums["loss"] / step.tokens,
+                "entropy": sums["entropy"] / step.tokens,
+                "grad_norm": result.grad_norm,
+                "lr": result.lr,
+                "response_tokens": float(step.tokens),
+            }
+        )
+
+    def ppo_update(self, experiences: Sequence[Experience], rng_seed: int) -> UpdateReport:
+        """One policy update over `experiences`; `rng_seed` orders the minibatches. See `actor.ppo`."""
+        if self.stage != "ppo":
+            raise TrainerError(f'the trainer is in stage {self.stage!r}; call reset_optimizer("ppo") first')
+        return PolicyUpdate(self, experiences, rng_seed).run()
+
+    def weights(self, version: int) -> WeightUpdate | None:
+        """The actor's weights for the engines, encoder left out; None on every rank but 0 (all ranks call)."""
+        exported = weights.export_tensors(self.actor.model)
+        return weights_payload(exported, version) if self.world.rank == 0 else None
+
+    def export(self, directory: str) -> None:
+        """Rank 0 writes a Hugging Face folder with public names, encoder and tokenizer included (all ranks call)."""
+        exported = weights.export_tensors(self.actor.model)
+        if self.world.rank == 0:
+            target = save_checkpoint(directory, self._config, self._encoder | exported)
+            for path in Path(self.spec.model_path).iterdir():
+                if path.is_file() and path.suffix != ".safetensors" and not (target / path.name).exists():
+                    shutil.copyfile(path, target / path.name)
+
+    def save(self, directory: str) -> None:
+        """Models, optimizers, schedules and random state into `directory`, written by all ranks. Raises CheckpointError."""
+        root = Path(directory)
+        for name, learner in self._learners():
+            checkpoint.save(root / name, learner.model, learner.optimizer, self.world)
+        if self.reference is not None:
+            checkpoint.save(root / "reference", self.reference, None, self.world)
+        if self.world.rank == 0:
+            (root / META_FILE).write_text(json.dumps({"stage": self.stage, "format": checkpoint.FORMAT}))
+
+    def load(self, directory: str) -> None:
+        """Continue from what `save` wrote, in this or another layout. Raises CheckpointError."""
+        root = Path(directory)
+        try:
+            self.reset_optimizer(json.loads((root / META_FILE).read_text())["stage"])
+        except (OSError, ValueError, KeyError) as error:
+            raise checkpoint.CheckpointError(f"{root} holds no complete trainer checkpoint: {error}") from error
+        for name, learner in self._learners():
+            checkpoint.load(root / name, learner.model, learner.optimizer, self.world)
+        if self.reference is not None:
+            checkpoint.load(root / "reference", self.reference, None, self.world)
+        self._bank.clear()
+
+    def run_forward(
+        self, model: torch.nn.Module, step: Step, read: Callable[[Any], torch.Tensor]
+    ) -> dict[int, torch.Tensor]:
+        """`read(output)` [T] of each micro-batch, cut into one tensor [R] a sequence of this rank."""
+        parts = forward(model, step.batches, lambda output, batch: batch.scatter(read(output)) if batch.counts else {})
+        return {member: values for part in parts for member, values in part.items()}
+
+    def gather(self, mine: dict[int, torch.Tensor], count: int) -> list[torch.Tensor]:
+        """One tensor a sequence out of the shares of all data-parallel ranks."""
+        everyone: dict[int, torch.Tensor] = {}
+        for part in self.world.gather_data_parallel(mine):
+            everyone.update(part)
+        return [everyone[index] for index in range(count)]
+
+    def _whole(self, items: Sequence[Experience | SftExample | ProbeSequence]) -> Step:
+        sequences: list[TokenSequence] = [token_sequence(item) for item in items]
+        return self.planner.steps(sequences)[0]
+
+    def _learners(self) -> list[tuple[str, Learner]]:
+        return [("actor", self.actor)] + ([("critic", self.critic)] if self.critic is not None else [])
+
+    def _build(self, critic: bool) -> AudioGPT:
+        """A model with undefined weights; a second one needs no adaptor of its own while the adaptor is frozen."""
+        megatron = transformer_config(self._config, self._dtype, self.world.tensor_size)
+        with_adapter = not self._frozen_adapter or not hasattr(self, "actor")
+        return AudioGPT(self._config, megatron, critic, with_adapter).to(self.world.device)
+
+    @staticmethod
+    def _copy(state: dict[str, Any], model: AudioGPT) -> None:
+        """Weights of another model of this trainer; a critic keeps its own value head."""
+        own = model.state_dict()
+        kept = {weights.HEAD} if model.critic else set()
+        model.load_state_dict({name: value if name in kept else state[name] for name, value in own.items()})
+
+
+def _logprobs(output: TokenOutputs) -> torch.Tensor:
+    return output.logprobs_T
+
+
+def _values(output: torch.Tensor) -> torch.Tensor:
+    return output
