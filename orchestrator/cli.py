@@ -251,6 +251,7 @@ def _logging(verbose: bool) -> None:
 def main() -> None:
     """Entry point of the `mgrd` command."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # clips are encoded on a thread each; torch must not split them further
     app()
 
 

@@ -7,6 +7,7 @@ started here is stopped by `stop`, also after a failure half-way; specifications
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,8 +26,10 @@ from orchestrator.stages.scoring import Scored, ThinkTokens, score
 from orchestrator.tracking import Tracker
 from rewards import RewardService, RewardSpec, RewardTerm
 from rollout import (
+    AudioRef,
     EngineSpec,
     FeatureCache,
+    FeatureRef,
     Ledger,
     ProbeSequence,
     Prompt,
@@ -40,6 +43,7 @@ from rollout import (
 )
 
 log = logging.getLogger(__name__)
+FEW_CLIPS = 32  # below this a progress bar would only flicker
 
 
 def optim_spec(config: OptimConfig) -> OptimSpec:
@@ -154,15 +158,21 @@ class Parts:
             except (RuntimeError, OSError, TimeoutError) as error:
                 log.warning("%s did not stop cleanly: %s", name, error)
 
-    def prompts(self, questions: Sequence[Question], advance: Advance | None = None) -> list[Prompt]:
-        """Token ids of questions, encoder features computed and cached where they are not yet."""
-        for question in questions:
-            if question.id not in self._prompts:
-                refs = self.features.ensure(question.audio) if question.is_audio else []
-                self._prompts[question.id] = self.builder.build(question, refs)
-            if advance:
-                advance(1)
+    def prompts(self, questions: Sequence[Question]) -> list[Prompt]:
+        """Token ids of questions. Encoder features that are not in the cache yet are computed, with a bar when they are many."""
+        new = [question for question in questions if question.id not in self._prompts]
+        audio = list({ref.sha256: ref for question in new for ref in question.audio}.values())
+        refs = self._encode(audio)
+        for question in new:
+            chunks = [chunk for ref in question.audio for chunk in refs[ref.sha256]]
+            self._prompts[question.id] = self.builder.build(question, chunks)
         return [self._prompts[question.id] for question in questions]
+
+    def _encode(self, audio: Sequence[AudioRef]) -> dict[str, list[FeatureRef]]:
+        if len(audio) < FEW_CLIPS:
+            return self.features.warm(audio)
+        with self.progress.bar("encode clips", len(audio)) as advance:
+            return self.features.warm(audio, on_done=advance, threads=os.cpu_count() or 1)
 
     def rollout(
         self,

@@ -10,13 +10,15 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.parts import Parts
 from orchestrator.seeds import derive
 from orchestrator.stages.plans import balanced, mean_and_error
 from orchestrator.stages.scoring import Scored
 from rollout import Question, SamplingSpec
+
+if TYPE_CHECKING:
+    from orchestrator.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)

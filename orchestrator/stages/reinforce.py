@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actor import Experience
 from orchestrator import chaos
 from orchestrator.datasets.cursor import Cursor
 from orchestrator.errors import RunFailed
 from orchestrator.gallery import gallery_html
-from orchestrator.parts import Parts
 from orchestrator.seeds import derive
 from orchestrator.stages.metrics import update_metrics
 from orchestrator.stages.scoring import Scored, attach, samples_of
 from rollout import ProbeSequence, Question, SamplingSpec, Trajectory
+
+if TYPE_CHECKING:
+    from orchestrator.parts import Parts
 
 PHASES = ("generate", "reward", "log_probs", "update", "publish", "other")
 Checkpoint = Callable[[int, dict[str, Any]], None]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import RunFailed
-from orchestrator.parts import Parts
 from orchestrator.seeds import derive
 from orchestrator.stages.plans import balanced, histogram, keep_middling
 from rollout import Question, SamplingSpec
+
+if TYPE_CHECKING:
+    from orchestrator.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)

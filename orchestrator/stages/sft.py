@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from actor import SftExample
 from orchestrator.datasets.acoustic_qa.chains import chain
 from orchestrator.errors import RunFailed
-from orchestrator.parts import Parts
 from orchestrator.seeds import derive
 from orchestrator.stages.plans import balanced, batches
 from rollout import Question
+
+if TYPE_CHECKING:
+    from orchestrator.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
