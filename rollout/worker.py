@@ -1,0 +1,89 @@
+"""A Ray actor around one engine, and nothing more.
+
+Neighbours: `pool` makes, calls, kills and revives these; `engine` does the work; `ledger` keeps what was generated.
+Invariants: a question's trajectories are in the ledger before they are handed on; whatever the engine raises reaches the
+pool with its type and cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollout.engine import Engine, Outcome
+from rollout.errors import RequestRefused
+from rollout.launch import EngineSpec, engine_environment
+from rollout.ledger import Ledger
+from rollout.messages import ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory, WeightUpdate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker that can generate. pid: of the actor; swap: the report on the update it was started with, if any."""
+
+    pid: int
+    seconds: float
+    swap: SwapReport | None
+
+
+class RolloutWorker:
+    """Made by `RolloutPool` with `ray.remote`; one event loop, so a swap can come in while a batch runs.
+
+    ledger_address: (Redis URL, run id), or None when trajectories are kept nowhere but in the answer.
+    """
+
+    def __init__(self, spec: EngineSpec, ledger_address: tuple[str, str] | None = None) -> None:
+        os.environ.update(engine_environment(spec))
+        self._engine = Engine(spec)
+        self._ledger: Ledger[Any] | None = Ledger(*ledger_address) if ledger_address else None
+
+    async def start(self, update: WeightUpdate | None = None) -> WorkerReady:
+        """Starts the engine, on `update` when there was one before. Raises EngineDied, WeightsRefused."""
+        began = time.perf_counter()
+        await self._engine.start()
+        swap = await self._engine.swap(update) if update is not None else None
+        return WorkerReady(os.getpid(), time.perf_counter() - began, swap)
+
+    async def generate(
+        self,
+        prompts: Sequence[Prompt],
+        specs: Sequence[SamplingSpec],
+        ids: Sequence[str],
+        ledger_round: int | None = None,
+    ) -> AsyncIterator[tuple[int, Outcome]]:
+        """As `Engine.stream`; with a round, each question's trajectories go to the ledger first.
+
+        Raises EngineDied, LedgerError.
+        """
+        async for position, outcome in self._engine.stream(prompts, specs, ids):
+            if ledger_round is not None and not isinstance(outcome, RequestRefused):
+                await asyncio.to_thread(self._record, ledger_round, outcome)
+            yield position, outcome
+
+    def _record(self, ledger_round: int, trajectories: Sequence[Trajectory]) -> None:
+        if self._ledger is None:
+            raise ValueError("a ledger round was given to a worker without ledger; give the pool a ledger_address")
+        new = self._ledger.append_all(ledger_round, trajectories)
+        if new < len(trajectories):
+            logger.warning(
+                "%d of %d trajectories of %s were in the ledger already; it keeps the earlier ones",
+                len(trajectories) - new,
+                len(trajectories),
+                trajectories[0].question_id,
+            )
+
+    async def swap(self, update: WeightUpdate) -> SwapReport:
+        return await self._engine.swap(update)
+
+    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[list[float]]:
+        return await self._engine.probe(sequences)
+
+    async def shutdown(self) -> None:
+        await self._engine.shutdown()
