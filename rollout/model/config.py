@@ -144,4 +144,6 @@ def register_config() -> None:
 
 def load_config(model_dir: str | Path) -> StepAudio2Config:
     """Configuration of a model folder. Raises OSError when there is no readable config.json."""
+    if not (Path(model_dir) / "config.json").is_file():
+        raise FileNotFoundError(f"{model_dir} holds no config.json; give a Hugging Face model folder")
     return StepAudio2Config.from_pretrained(str(model_dir))

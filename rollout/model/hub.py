@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -25,12 +25,17 @@ class HubError(RuntimeError):
     """A repository is neither in the hub's cache nor to be downloaded."""
 
 
-def fetch_from_hub(repo: str, files: Sequence[str] | None = None) -> Path:
-    """Folder of a repository's newest revision, all files or those named. Raises HubError with the reason."""
+def fetch_from_hub(
+    repo: str, files: Sequence[str] | None = None, complete: Callable[[Path], bool] | None = None
+) -> Path:
+    """Folder of a repository, all files or those named. Raises HubError with the reason.
+
+    complete: tells whether a folder found in the cache is whole; without it, the named files have to be there.
+    """
     wanted = list(files) if files else None
     try:
         folder = Path(snapshot_download(repo, allow_patterns=wanted, local_files_only=True))
-        if all((folder / name).is_file() for name in wanted or ["config.json"]):
+        if complete(folder) if complete else all((folder / name).is_file() for name in wanted or ()):
             log.info("hub %s: in the cache", repo)
             return folder
         reason = "incomplete in the hub's cache"

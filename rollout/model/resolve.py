@@ -84,11 +84,19 @@ def _given(wanted: str) -> Path:
 
 def _from_hub(repo: str) -> Path:
     try:
-        return _checked(fetch_from_hub(repo))
+        return _checked(fetch_from_hub(repo, complete=_has_weights))
     except HubError as error:
         raise ModelError(
             f"model {repo} is not to be had: {error}; download it elsewhere and give its folder"
         ) from error
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return bool(weight_files(folder))
+    except CheckpointError as error:
+        log.info("hub cache: %s", error)
+        return False
 
 
 def _checked(folder: Path) -> Path:
