@@ -2,7 +2,7 @@
 
 Neighbours: `scorer` packs samples and reads outcomes; `sandbox_process` is one process, `sandbox_wire` what is said to it.
 Invariants: order is kept; a unit that hangs, dies or uses up the memory loses only its own score, what was behind it is
-scored in a fresh process; memory that earlier units leaked is not blamed on a later one.
+scored in a fresh process; nobody is blamed for what an earlier unit may have done (leaked memory, a broken channel).
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class Sandbox:
         self.processes_started = 0
         self._process: ScoringProcess | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running scoring process, which is also its process group."""
+        return None if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Raises RewardError when no process can be started."""
         self._live()
@@ -48,27 +53,33 @@ class Sandbox:
         """
         outcomes: list[Outcome | None] = [None] * len(units)
         pending = list(range(len(units)))
-        idle_ends = 0
+        careful, idle_ends = False, 0
         while pending:
+            batch = pending[:1] if careful else pending
             process = self._live()
             was_fresh = process.units_done == 0
-            end = process.run(pack_batch(lines, [units[i] for i in pending]), len(pending), self.timeout_s)
+            end = process.run(pack_batch(lines, [units[i] for i in batch]), len(batch), self.timeout_s)
             if not end.alive:
                 self._process = None
-            for position, outcome in self._settled(end, units, pending, was_fresh).items():
-                outcomes[pending[position]] = outcome
+            if not end.alive and end.began and len(batch) == 1 and not end.outcomes:
+                end.blamed = 0
+            for position, outcome in self._settled(end, units, batch, was_fresh).items():
+                outcomes[batch[position]] = outcome
             left = [i for i in pending if outcomes[i] is None]
-            idle_ends = idle_ends + 1 if len(left) == len(pending) else 0
+            idle_ends = 0 if len(left) < len(pending) or end.began else idle_ends + 1
             if idle_ends >= MAX_IDLE_ENDS:
                 raise RewardError(
                     f"{idle_ends} scoring processes in a row ended before scoring anything; "
                     "the machine may be out of memory or the process limit reached"
                 )
+            # After an end that nobody explains, units go one by one until the next one that is to blame.
+            explained = end.alive or end.blamed is not None or any(o.out_of_memory for o in end.outcomes.values())
+            careful = (careful and end.blamed is None) or not explained
             pending = left
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _settled(
-        self, end: BatchEnd, units: Sequence[Unit], pending: Sequence[int], was_fresh: bool
+        self, end: BatchEnd, units: Sequence[Unit], batch: Sequence[int], was_fresh: bool
     ) -> dict[int, Outcome]:
         """Outcomes by position that stand; out of memory only stands for the first unit of a process."""
         settled = {
@@ -77,9 +88,9 @@ class Sandbox:
             if not outcome.out_of_memory or (was_fresh and position == 0)
         }
         if end.blamed is not None:
-            name = self.terms[units[pending[end.blamed]].term].name
-            settled[end.blamed] = Outcome(None, f"{name} {end.reason}")
-            log.warning("%s %s", name, end.reason)
+            name = self.terms[units[batch[end.blamed]].term].name
+            settled[end.blamed] = Outcome(None, f"{name} {end.reason or 'ended its process'}")
+            log.warning("%s", settled[end.blamed].reason)
         return settled
 
     def _live(self) -> ScoringProcess:

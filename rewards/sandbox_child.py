@@ -24,7 +24,7 @@ from typing import Any
 from rewards.errors import RewardError
 from rewards.messages import Sample
 from rewards.registry import ResolvedTerm, load
-from rewards.sandbox_wire import FLUSH_S, IDLE, LEAVING, LENGTH, MAX_REASON, Unit, unpack_batch
+from rewards.sandbox_wire import BROKEN, FINISHED, FLUSH_S, LEAVING, LENGTH, MAX_REASON, Unit, unpack_batch
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -95,7 +95,7 @@ class Ends:
         self.requests = os.fdopen(requests, "rb")
         self.answers = answers
         self.running = memoryview(mmap.mmap(progress, 0)).cast("q")
-        self.waiting: list[list[Any]] = []
+        self.waiting: list[Any] = []
         self.flushed = 0.0
 
     def read(self) -> bytes | None:
@@ -103,15 +103,20 @@ class Ends:
         head = self.requests.read(LENGTH.size)
         return self.requests.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else None
 
-    def answer(self, *entry: Any) -> None:
-        self.waiting.append(list(entry))
+    def answer(self, entry: str | tuple[int, float | None, str, bool]) -> None:
+        """Sends it within FLUSH_S of work; `flush` sends at once."""
+        self.waiting.append(entry)
         if time.monotonic() - self.flushed > FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
         line = memoryview(json.dumps(self.waiting).encode() + b"\n")
-        while line:
-            line = line[os.write(self.answers, line) :]
+        try:
+            while line:
+                line = line[os.write(self.answers, line) :]
+        except OSError:  # some function closed the channel
+            self.running[0] = BROKEN
+            os._exit(1)
         self.waiting.clear()
         self.flushed = time.monotonic()
 
@@ -153,12 +158,12 @@ def serve(ends: Ends, scorer: LoadedTerms) -> None:
         for position, unit in enumerate(units):
             ends.running[0] = position
             score, reason, out_of_memory = scorer.score(lines[unit.sample], unit)
-            ends.answer(position, score, reason, out_of_memory)
+            ends.answer((position, score, reason, out_of_memory))
             if out_of_memory:
                 ends.flush()
                 ends.running[0] = LEAVING
                 return
-        ends.running[0] = IDLE
+        ends.running[0] = FINISHED
         ends.flush()
 
 

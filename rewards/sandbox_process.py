@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import mmap
 import os
 import select
@@ -19,10 +20,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rewards.errors import RewardError
 from rewards.registry import ResolvedTerm
-from rewards.sandbox_wire import IDLE, LEAVING, LENGTH, PROGRESS_BYTES, Outcome
+from rewards.sandbox_wire import FINISHED, IDLE, LENGTH, PROGRESS_BYTES, Outcome
 
 START_LIMIT_S = 20.0  # 0.1 s when the machine is quiet; a loaded one with cold files needs seconds
 REAP_LIMIT_S = 5.0  # a killed process that is not gone by then waits for the disk; it is left to init
@@ -39,18 +41,38 @@ ENVIRONMENT = {
 log = logging.getLogger(__name__)
 
 
+class BrokenChannel(Exception):
+    """What came through the channel is not an answer."""
+
+
 @dataclass(slots=True)
 class BatchEnd:
     """How far a process came with a batch.
 
-    outcomes: by position; alive: whether it can take another batch; blamed: position of the unit that hung or killed the
-    process, None when no unit is to blame; reason: what it did.
+    outcomes: by position; alive: whether it can take another batch; began: whether any unit has run; blamed: position of the
+    unit that hung or ended the process, None when it may have been any; reason: what happened.
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     alive: bool = False
+    began: bool = False
     blamed: int | None = None
     reason: str = ""
+
+
+def _is_outcome(entry: Any, count: int) -> bool:
+    """Foreign code shares the writing process, so nothing is taken for granted."""
+    if not isinstance(entry, list) or len(entry) != 4:
+        return False
+    position, score, reason, out_of_memory = entry
+    scored = isinstance(score, float) and math.isfinite(score)
+    return (
+        isinstance(position, int)
+        and 0 <= position < count
+        and isinstance(reason, str)
+        and isinstance(out_of_memory, bool)
+        and (scored or (score is None and bool(reason)))
+    )
 
 
 class ScoringProcess:
@@ -77,9 +99,14 @@ class ScoringProcess:
                 cwd="/",
                 start_new_session=True,
             )
+        except OSError as error:
+            for descriptor in (self._requests, self._answers, self._errors):
+                os.close(descriptor)
+            raise RewardError(f"no scoring process could be started with {sys.executable}: {error}") from error
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+        self.pid = self._process.pid
         os.set_blocking(self._requests, False)
         os.set_blocking(self._answers, False)
         self._partial = b""
@@ -96,59 +123,66 @@ class ScoringProcess:
             "sys_path": list(sys_path),
         }
         body = json.dumps(setup).encode()
-        deadline = time.monotonic() + START_LIMIT_S
-        problem = f"not ready within {START_LIMIT_S:.0f} s"
-        if self._send(LENGTH.pack(len(body)) + body, deadline):
-            while time.monotonic() < deadline:
-                answers = self._receive(TICK_S)
-                if answers:
-                    problem = answers[0][0]
-                    break
-                if self._is_gone():
-                    problem = f"{self._manner_of_death()}; {self._last_words()}"
-                    break
-        else:
-            problem = f"{self._manner_of_death()}; {self._last_words()}" if self._is_gone() else problem
+        try:
+            problem = self._first_answer(LENGTH.pack(len(body)) + body)
+        except BrokenChannel as error:
+            problem = f"it {error}"
         if problem:
             self.kill()
-            raise RewardError(
-                f"the scoring process for {', '.join(term.name for term in terms)} did not start: {problem} "
-                f"(memory limit {memory_mb} MB)"
-            )
+            names = ", ".join(term.name for term in terms)
+            raise RewardError(f"the scoring process for {names} did not start: {problem} (memory limit {memory_mb} MB)")
+
+    def _first_answer(self, setup: bytes) -> str:
+        """What the process says to its set-up, or what kept it from saying anything; empty when it is ready."""
+        deadline = time.monotonic() + START_LIMIT_S
+        if self._send(setup, deadline):
+            while time.monotonic() < deadline:
+                gone = self._is_gone()
+                if answers := self._receive(0.0 if gone else TICK_S):
+                    return str(answers[0])
+                if gone:
+                    break
+        if self._is_gone():
+            return f"{self._manner_of_death()}; {self._last_words()}"
+        return f"not ready within {START_LIMIT_S:.0f} s"
 
     def run(self, request: bytes, count: int, timeout_s: float) -> BatchEnd:
         """Scores one packed batch of `count` units; a unit that runs for timeout_s, or dies, ends the process."""
         end = BatchEnd()
-        if not self._send(request, time.monotonic() + START_LIMIT_S):
-            self.kill()
-            return end
-        running, since = IDLE, time.monotonic()
-        while len(end.outcomes) < count:
-            gone = self._is_gone()  # asked before reading, so that nothing written before the end is missed
-            for entry in self._receive(0.0 if gone else min(TICK_S, timeout_s / 4)):
-                position, score, reason, out_of_memory = entry
-                end.outcomes[position] = Outcome(score, reason, out_of_memory)
-            now = self._running[0]
-            if now != running:
-                running, since = now, time.monotonic()
-            if len(end.outcomes) == count:
-                break
-            if gone:
-                self._blame(end, running, f"ended its process ({self._manner_of_death()})")
-                break
-            if time.monotonic() - since > (timeout_s if running >= 0 else START_LIMIT_S):
-                self._blame(end, running, f"timed out after {timeout_s:.1f} s and was killed")
-                break
+        self._running[0] = IDLE
+        if self._send(request, time.monotonic() + START_LIMIT_S):
+            try:
+                self._watch(end, count, timeout_s)
+            except BrokenChannel as error:
+                log.warning("scoring process %d %s and is killed", self.pid, error)
+                end.blamed, end.reason = None, str(error)
+        end.began = self._running[0] != IDLE
+        end.alive = len(end.outcomes) == count and self._running[0] == FINISHED
         self.units_done += len(end.outcomes)
-        end.alive = len(end.outcomes) == count and self._running[0] != LEAVING
         if not end.alive:
             self.kill()
         return end
 
-    @staticmethod
-    def _blame(end: BatchEnd, running: int, reason: str) -> None:
-        if running >= 0 and running not in end.outcomes:
-            end.blamed, end.reason = running, reason
+    def _watch(self, end: BatchEnd, count: int, timeout_s: float) -> None:
+        """Collects outcomes until all are there, the process is gone or a unit takes too long."""
+        running, since = IDLE, time.monotonic()
+        while len(end.outcomes) < count:
+            gone = self._is_gone()  # asked before reading, so that nothing written before the end is missed
+            for entry in self._receive(0.0 if gone else min(TICK_S, timeout_s / 4)):
+                if not _is_outcome(entry, count):
+                    raise BrokenChannel("wrote what is not an outcome")
+                end.outcomes[entry[0]] = Outcome(*entry[1:])
+            if self._running[0] != running:
+                running, since = self._running[0], time.monotonic()
+            if len(end.outcomes) == count:
+                return
+            if gone:
+                end.reason = f"ended its process ({self._manner_of_death()})"
+            elif time.monotonic() - since > (timeout_s if running >= 0 else START_LIMIT_S):
+                end.reason = f"timed out after {timeout_s:.1f} s and was killed"
+            if end.reason:
+                end.blamed = running if running >= 0 and running not in end.outcomes else None
+                return
 
     def _send(self, data: bytes, deadline: float) -> bool:
         """Writes all of it; False when the process is gone or does not read."""
@@ -165,8 +199,8 @@ class ScoringProcess:
                     continue
         return True
 
-    def _receive(self, wait_s: float) -> list[list]:
-        """Whole answers that have arrived, after waiting at most wait_s for the first."""
+    def _receive(self, wait_s: float) -> list[Any]:
+        """Whole answers that have arrived, after waiting at most wait_s for the first. Raises BrokenChannel."""
         poller = select.poll()
         poller.register(self._answers, select.POLLIN)
         poller.poll(wait_s * 1000)
@@ -183,15 +217,12 @@ class ScoringProcess:
             chunks.append(chunk)
         *lines, self._partial = b"".join(chunks).split(b"\n")
         if len(self._partial) > MAX_LINE_BYTES:
-            log.warning("scoring process %d wrote an endless answer and is killed", self._process.pid)
-            self._kill_group()
+            raise BrokenChannel("wrote an endless answer")
         try:
             answers = [json.loads(line) for line in lines]
-        except ValueError:
-            log.warning("scoring process %d wrote what is not an answer and is killed", self._process.pid)
-            self._kill_group()
-            return []
-        return [entry if isinstance(entry, list) else [entry] for answer in answers for entry in answer]
+        except ValueError as error:
+            raise BrokenChannel("wrote what is not JSON") from error
+        return [entry for answer in answers if isinstance(answer, list) for entry in answer]
 
     def _is_gone(self) -> bool:
         return self._process.poll() is not None
@@ -213,7 +244,7 @@ class ScoringProcess:
 
     def _kill_group(self) -> None:
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             return  # nobody is left in the group
 
@@ -226,6 +257,6 @@ class ScoringProcess:
         try:
             self._process.wait(REAP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            log.warning("scoring process %d is killed but not gone after %.0f s", self._process.pid, REAP_LIMIT_S)
+            log.warning("scoring process %d is killed but not gone after %.0f s", self.pid, REAP_LIMIT_S)
         for descriptor in (self._requests, self._answers, self._errors):
             os.close(descriptor)

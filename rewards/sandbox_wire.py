@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 LENGTH = struct.Struct("<Q")  # bytes of the request that follows
 PROGRESS_BYTES = 8  # one signed integer: position of the running unit in the batch, or one of:
-IDLE = -1  # nothing is running
-LEAVING = -2  # the child ends itself because a function used up its memory
+IDLE = -1  # nothing has run yet
+FINISHED = -2  # every unit has run, answers are on their way
+LEAVING = -3  # the child ends itself because a function used up its memory
+BROKEN = -4  # answers can't be written; any unit since the last answer may have done it
 FLUSH_S = 0.005  # answers wait this long for company; at most this much work is done again after a kill
 MAX_REASON = 500  # characters of an exception's text that are kept
 

@@ -109,7 +109,7 @@ def _by_letter(reply: str, count: int) -> Iterator[int]:
         before, after = reply[: match.start()], reply[match.end() :]
         cued = CUE.search(before) is not None
         wrapped = before[-1:] in ("(", "[") and after[:1] in (")", "]")
-        is_word = letter.upper() in WORDS_TOO and re.match(r"\s+(?!(?:or|and)\b)[\w]", after) is not None
+        is_word = letter.upper() in WORDS_TOO and re.match(r" +(?!(?:or|and)\b)\w", after) is not None
         if letter.islower():
             leads = not before.strip() and after[:1] in (".", ")", ":")
             stands = wrapped or leads or (cued and not re.match(r"\s+\w", after))

@@ -44,9 +44,9 @@ class Token:
 
 
 def tokens(text: str) -> list[Token]:
-    """Words and numbers in order, articles left out unless there is nothing else."""
+    """Words and numbers in order; articles (before a space: "A." is a letter) are left out unless there is nothing else."""
     everything = [Token(_key(m.group()), m.start(), m.end()) for m in TOKEN.finditer(text)]
-    kept = [token for token in everything if token.key not in ARTICLES]
+    kept = [token for token in everything if token.key not in ARTICLES or text[token.end : token.end + 1] != " "]
     if kept or everything:
         return kept or everything
     stripped = text.strip()
