@@ -15,7 +15,7 @@ from rollout.messages import Question
 PITCH_GRID_HZ = (131, 156, 185, 220, 262, 311, 370, 440, 523, 622, 740, 880)
 LEVEL_GRID_DB = (0, -3, -6, -9, -12, -15)
 TIME_STEP_S = 0.1
-MASS_NOUNS = frozenset({"water", "rain", "wind", "thunder", "applause", "fire", "traffic", "music"})
+MASS_NOUNS = frozenset({"water", "glass", "rain", "wind", "thunder", "applause", "fire", "traffic", "music"})
 WORDS = frozenset(
     {
         "zero",

@@ -35,8 +35,8 @@ class Recording:
 class Event:
     """One recording placed in a clip.
 
-    start_s, duration_s: in the clip; gain_db: relative to the loudest event (0 at most); rate: resampling factor, above 1
-    is shorter and higher; offset_s: where the cut begins, in seconds of the resampled recording.
+    start_s, duration_s: in the clip; gain_db: relative to the loudest event (0 at most); rate: resampling factor, above
+    1 is shorter and higher; offset_s: where the cut begins, in seconds of the resampled recording.
     """
 
     recording_id: str
