@@ -44,6 +44,17 @@ class GroupStepAdam(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": True}
         super().__init__(params, defaults)
 
+    def start_all_moments(self) -> None:
+        """Zero moments and step 0 for every parameter now, so that a checkpoint before the first update is complete."""
+        for group in self.param_groups:
+            group.setdefault("step", 0)
+            self._start_moments(group["params"])
+
+    def _start_moments(self, params: Iterable[torch.Tensor]) -> None:
+        for p in params:
+            if "exp_avg" not in self.state[p]:
+                self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
@@ -52,9 +63,7 @@ class GroupStepAdam(torch.optim.Optimizer):
             if not params:
                 continue
             grads = [p.grad for p in params]
-            for p in params:
-                if "exp_avg" not in self.state[p]:
-                    self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            self._start_moments(params)
             first = [self.state[p]["exp_avg"] for p in params]
             second = [self.state[p]["exp_avg_sq"] for p in params]
             (beta1, beta2), lr, step = group["betas"], group["lr"], group["step"]
@@ -127,6 +136,9 @@ def build_optimizer(ddp: DistributedDataParallel, spec: OptimSpec, dtype: torch.
         use_distributed_optimizer=True,
     )
     megatron = get_megatron_optimizer(config, [ddp])
+    for part in getattr(megatron, "chained_optimizers", [megatron]):
+        if isinstance(part.optimizer, GroupStepAdam):
+            part.optimizer.start_all_moments()
     schedule = OptimizerParamScheduler(
         megatron,
         init_lr=0.0,
