@@ -2,7 +2,7 @@
 
 Neighbours: the controller scores trajectories here; each actor holds a `scorer.Scorer` with its own killable process.
 Invariants: order is kept; every wait has a limit; an actor that dies or does not answer is replaced and its part of the
-batch scored again, once; what then still has no score is invalid with the reason, never 0.
+batch scored again; what loses its actor time after time is invalid with the reason, never 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ PART_SAMPLES = (
 )
 KILL_ALLOWANCE_S = 1.0  # for killing a process and starting the next, a unit that hangs
 PART_ALLOWANCE_S = 30.0  # for Ray itself on a loaded machine
-MAX_TRIES = 2
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +57,7 @@ class _Part:
 
     start: int
     stop: int
-    tries: int = 0
+    losses: int = 0
 
 
 class RewardService:
@@ -161,10 +160,13 @@ class RewardService:
         ray.kill(self._workers[index])
         self._workers[index] = self._create()
 
-    @staticmethod
-    def _again_or_invalid(part: _Part, problem: str, waiting: deque[_Part], verdicts: list[Verdict | None]) -> None:
-        if part.tries + 1 < MAX_TRIES:
-            waiting.appendleft(_Part(part.start, part.stop, part.tries + 1))
+    def _again_or_invalid(
+        self, part: _Part, problem: str, waiting: deque[_Part], verdicts: list[Verdict | None]
+    ) -> None:
+        """When a machine goes, all its actors go: a part may meet each of them dead once, through no fault of its own."""
+        losses = part.losses + 1
+        if losses <= len(self._workers):
+            waiting.appendleft(_Part(part.start, part.stop, losses))
             return
-        lost = Verdict.invalid(f"the reward worker was lost {MAX_TRIES} times on this part of the batch: {problem}")
+        lost = Verdict.invalid(f"the reward worker was lost {losses} times on this part of the batch: {problem}")
         verdicts[part.start : part.stop] = [lost] * (part.stop - part.start)

@@ -229,7 +229,8 @@ class Ledger(Generic[V]):
                     f"Redis at {self._place} refuses the ledger: {error}; check the URL's password"
                 ) from error
             except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, NoScriptError) as error:
-                if time.monotonic() + pause > deadline:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
                     raise LedgerError(
                         f"ledger of run {self.run_id!r}: could not {what}, Redis at {self._place} is away for "
                         f"{self.reconnect_s:.0f} s ({error}); start it again, then resume the run"
@@ -239,7 +240,7 @@ class Ledger(Generic[V]):
                 raise LedgerError(
                     f"ledger of run {self.run_id!r}: could not {what} at {self._place}: {error}"
                 ) from error
-            time.sleep(pause)
+            time.sleep(min(pause, left_s))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
