@@ -31,6 +31,7 @@ __all__ = ["Engine", "EngineDied", "EngineSpec", "Outcome"]
 
 logger = logging.getLogger(__name__)
 
+SHUTDOWN_S = 1.0  # then the engine core is killed; it holds nothing worth saving
 BAN = -100.0  # the lowest logit bias vLLM takes; exp(-100) is no chance in float32
 
 
@@ -67,6 +68,10 @@ class Engine:
     def version(self) -> int:
         return self._version
 
+    def tokens_in_flight(self) -> list[int]:
+        """Tokens so far of every sample that is being drawn."""
+        return [state.detokenizer.num_output_tokens() for state in self._states()]
+
     async def start(self) -> None:
         """Loads model and tokenizer; takes seconds to minutes and sets this process's environment for vLLM.
 
@@ -92,7 +97,7 @@ class Engine:
         """Ends the engine's processes. Safe to call twice."""
         llm, self._running = self._running, None
         if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+            await asyncio.to_thread(llm.shutdown, SHUTDOWN_S)
 
     async def generate(
         self,
@@ -307,12 +312,16 @@ class Engine:
                 await llm.reset_prefix_cache(reset_running_requests=True)
                 await llm.reset_encoder_cache()
                 self._version = update.version
-                self._note_switch(llm.output_processor.request_states.values())
+                self._note_switch()
         return SwapReport(update.version, results[0].checksum, time.perf_counter() - began)
 
-    def _note_switch(self, states: Iterable[Any]) -> None:
+    def _states(self) -> Iterable[Any]:
+        """vLLM's own record of every sample in flight; exact while the scheduler is paused."""
+        return self._llm.output_processor.request_states.values()
+
+    def _note_switch(self) -> None:
         """Remembers for every sample in flight how many tokens the old weights gave it."""
-        for state in states:
+        for state in self._states():
             sample = f"{state.external_req_id}/{state.request_index}"
             tokens = state.detokenizer.num_output_tokens()
             self._switches.setdefault(sample, []).append((tokens, self._version))

@@ -61,6 +61,8 @@ class WeightReceiver(_WorkerBase):
         refusal = refusal or mismatch(self._expected_shapes, {name: tuple(t.shape) for name, t in tensors.items()})
         if not refusal:
             self.reload_weights(weights_iterator=iter(self._loadable(tensors).items()))
+            if self._tied:
+                repack_head(self.model_runner.get_model())
         return found, refusal, time.perf_counter() - began
 
     @cached_property
@@ -82,6 +84,16 @@ class WeightReceiver(_WorkerBase):
 
     def _loadable(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: t for name, t in tensors.items() if not (self._tied and name == TIED)}
+
+
+def repack_head(model: Any) -> None:
+    """Makes a tied head follow its embedding.
+
+    vLLM's CPU head multiplies by a packed copy of the weight. A reload refills the embedding in place, so the head's
+    weight is right, but its packed copy is the old one: nothing was loaded under the head's own name.
+    """
+    head = model.language_model.lm_head
+    head.quant_method.process_weights_after_loading(head)
 
 
 def mismatch(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
