@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Sandbox:
-    """Scores with `terms`; timeout_s: wall limit of one unit; memory_mb: address space of the process. Not thread-safe."""
+    """Scores with `terms`; timeout_s: wall limit of one unit; memory_mb: address space of the process.
+
+    Use from one thread: the kernel ends the process when the thread that started it ends (another is then started).
+    """
 
     def __init__(
         self, terms: Sequence[ResolvedTerm], *, timeout_s: float, memory_mb: int, sys_path: Sequence[str]

@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",  # its threads' buffers count against the memory limit
 }
+INHERITED = ("LD_LIBRARY_PATH",)  # some interpreters do not start without it
 log = logging.getLogger(__name__)
 
 
@@ -88,6 +89,7 @@ class ScoringProcess:
         self._answers, child_answers = os.pipe()
         descriptors = (child_requests, child_answers, progress)
         self._errors = os.memfd_create("reward-errors")
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rewards.sandbox_child", *map(str, descriptors), str(os.getpid())],
@@ -95,7 +97,7 @@ class ScoringProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                env=ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+                env=ENVIRONMENT | inherited | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
                 cwd="/",
                 start_new_session=True,
             )

@@ -66,10 +66,12 @@ def stated_claims(reasoning: str) -> list[Claim]:
 def true_share(reasoning: str, truth: Mapping[str, Any], task: str) -> tuple[int, int]:
     """(true, stated): how many claims hold against the question's `truth`, of how many.
 
-    task: the question's task; only `order` counts equal neighbours one by one in `I hear ...`. Raises KeyError when
-    `truth` lacks `events`.
+    task: the question's task; only `order` counts equal neighbours one by one in `I hear ...`. (0, 0) when `truth` has no
+    `events`: then nothing can be checked.
     """
     true = stated = 0
+    if "events" not in truth:
+        return true, stated
     for claim in stated_claims(reasoning):
         known = _known(claim, truth, task)
         stated += 1

@@ -71,6 +71,12 @@ def test_claims_are_counted_and_checked(
     assert true_share(reasoning, known, task) == (true, stated)
 
 
+def test_without_known_events_nothing_is_checked() -> None:
+    assert (
+        true_share("I hear a dog.", {}, "source") == true_share("I hear a dog.", {"seconds": 2.0}, "source") == (0, 0)
+    )
+
+
 def test_claims_carry_kind_place_and_value() -> None:
     assert stated_claims("I hear a dog, then an owl. Note 2 is about 440 Hz. One beat every 0.5 s. So dog.") == [
         Claim(ClaimKind.SOUND, 0, "dog", listed=2),

@@ -32,7 +32,7 @@ def test_as_much_as_can_be_told_apart_is_kept(text: str, expected: tuple[str, st
     assert split_response(text) == expected
 
 
-plain = st.text(alphabet=st.characters(blacklist_characters="<>|", blacklist_categories=("Cs",))).map(str.strip)
+plain = st.text(alphabet=st.characters(exclude_characters="<>|", exclude_categories=["Cs"])).map(str.strip)
 
 
 @given(plain, plain)
