@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +55,8 @@ class Library:
             raise LibraryError(f"{package} has {len(names)} sounds named {locator!r}; the package has changed")
         entry = index[names[0]]
         try:
-            samples, rate = soundfile.read(
-                io.BytesIO(entry) if isinstance(entry, bytes) else entry, dtype="float32", always_2d=True
-            )
+            packed = without_id3(entry if isinstance(entry, bytes) else entry.read_bytes())
+            samples, rate = soundfile.read(io.BytesIO(packed), dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise LibraryError(f"{place} cannot be decoded: {error}") from error
         return to_rate(samples.mean(axis=1)[: int(max_s * rate)], rate)
@@ -74,6 +74,17 @@ class Library:
                     entries[f"/{path.relative_to(root).as_posix()}"] = path
             self._entries[package] = entries
         return self._entries[package]
+
+
+def without_id3(packed: bytes) -> bytes:
+    """An mp3 from its first frame on (the decoder complains on stderr about odd ID3v2 tags); other bytes as they are."""
+    if packed[:3] != b"ID3":
+        return packed
+    tag_bytes = 10 + sum(
+        (seven_bits & 0x7F) << shift for seven_bits, shift in zip(packed[6:10], (21, 14, 7, 0), strict=True)
+    )
+    frame = re.search(rb"\xff[\xe2-\xff]", packed[tag_bytes:])
+    return packed[tag_bytes + frame.start() :] if frame else packed
 
 
 def to_rate(samples_L: np.ndarray, rate: int) -> np.ndarray:

