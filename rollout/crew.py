@@ -28,12 +28,13 @@ DEATHS = (EngineDied, RayActorError, GetTimeoutError)
 
 
 class Member:
-    """One place in the crew. starting: reference to the `WorkerReady` of an actor that is not up yet."""
+    """One place in the crew. starting: reference to the `WorkerReady` of an actor that is not up yet; pid: of the actor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.actor: Any = None
         self.starting: Any = None
+        self.pid = 0
 
     def __str__(self) -> str:
         return self.name
@@ -167,7 +168,7 @@ class Crew:
             ready = ray.get(member.starting, timeout=max(0.0, deadline - time.monotonic()))
         except DEATHS as death:
             raise EngineDied(f"{member} did not start: {_cause(death)}") from death
-        member.starting = None
+        member.starting, member.pid = None, ready.pid
         log.info("%s (pid %d) up in %.1f s", member, ready.pid, ready.seconds)
         return ready
 

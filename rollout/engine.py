@@ -189,16 +189,11 @@ class Engine:
                 f"{where} needs {len(prompt.expanded_ids)} + {spec.max_new_tokens} tokens, the engine holds "
                 f"{self._spec.max_model_len}; raise max_model_len or shorten the question"
             )
-        first = self._render(where, prompt.compact_ids, prompt.feature_keys, clips)
-        shares = [first]
-        if spec.samples > 1:  # the features go with the first sample; the others find them by uuid in the engine core
-            shares.append(_without_data(first))
-        parts = []
-        done = 0
-        for share in shares:
-            count = 1 if share is first else spec.samples - 1
-            parts.append(await self._request(where, share, self._sampling(spec, count, spec.seed + done)))
-            done += count
+        rendered = self._render(where, prompt.compact_ids, prompt.feature_keys, clips)
+        parts = [await self._request(where, rendered, self._sampling(spec, 1, spec.seed))]
+        if spec.samples > 1:  # the features went with the first sample; these find them by uuid in the engine core
+            rest = self._sampling(spec, spec.samples - 1, spec.seed + 1)
+            parts.append(await self._request(where, _without_data(rendered), rest))
         return _Job(prompt, spec, job_id, self._version, tuple(parts))
 
     def _sampling(self, spec: SamplingSpec, count: int, seed: int) -> SamplingParams:

@@ -53,6 +53,7 @@ def test_sample_i_is_drawn_with_seed_plus_i(engine_room: EngineRoom) -> None:
     prompt = engine_room.audio_prompts[2]
     (group,) = engine_room.generate([prompt], samples=4, seed=40)
     (alone,) = engine_room.generate([prompt], samples=1, seed=43)
+    assert [len(g) for g in engine_room.generate(engine_room.text_prompts, samples=3)] == [3, 3]
     assert [s.sample for s in group] == [0, 1, 2, 3]
     assert alone[0].response_ids == group[3].response_ids
 
