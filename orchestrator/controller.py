@@ -7,19 +7,19 @@ FAILED in MLflow with its reason; whatever was started is stopped.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from orchestrator import chaos, paths, preflight
-from orchestrator.config.compose import flat, to_yaml
+from orchestrator.config.compose import flat, from_yaml, to_yaml
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data_stage import Questions, load_or_build
 from orchestrator.datasets.cursor import Cursor
@@ -48,6 +48,7 @@ class Controller:
         self.progress = ProgressView(console, config.run.progress)
         self.directory = RunDirectory(paths.run_dir(config))
         self.state: dict[str, Any] = {}
+        self.changed = False
         self.tracker: Tracker
         self.parts: Parts
         self.questions: Questions
@@ -68,6 +69,7 @@ class Controller:
         started = time.monotonic()
         with self._timed("data"):
             self.questions = load_or_build(self.config, self.progress)
+        self.changed = self._config_changed()
         write_atomic(self.directory.config_file, to_yaml(self.config))
         with EmbeddedServices(self.directory.root, paths.mlflow_root(self.config), self.config.cluster) as services:
             with self._timed("start"):
@@ -116,6 +118,14 @@ class Controller:
             self.parts.stop()
             raise
 
+    def _config_changed(self) -> bool:
+        """Whether a resumed run asks for something else than it was started with (apart from being resumed)."""
+        if not self.directory.config_file.exists():
+            return False
+        stored = from_yaml(self.directory.config_file)
+        same = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, resume=stored.run.resume))
+        return same != stored
+
     def _restore(self) -> None:
         name = self.state.get("checkpoint")
         if name:
@@ -132,7 +142,7 @@ class Controller:
         )
         after = before
         if config.pipeline.reinforce.updates:
-            pool = self._stage("select", lambda: asdict(select.run(self.parts, train)))["pool"]
+            pool = self._stage("select", lambda: dataclasses.asdict(select.run(self.parts, train)))["pool"]
             by_id = {question.id: question for question in train}
             self._stage("reinforce", lambda: self._reinforce([by_id[name] for name in pool]))
             after = self._stage(
@@ -173,7 +183,7 @@ class Controller:
         return result
 
     def _cold_start(self, train: Sequence[Any]) -> dict[str, Any]:
-        result = asdict(sft.run(self.parts, train))
+        result = dataclasses.asdict(sft.run(self.parts, train))
         self.parts.trainer.reset_optimizer("ppo")
         self._checkpoint(AFTER_SFT, version=1)
         self.parts.publish(1)
@@ -188,6 +198,8 @@ class Controller:
         if not done and "checkpoint" not in self.state:
             self._checkpoint("start", version=self.state.get("version", 0))
         self.directory.keep_updates_through(done)
+        if self.changed:  # trajectories after the checkpoint were sampled by weights that this run will not have
+            self.parts.ledger.discard_after(done)
         loop = Reinforce(
             self.parts, pool, cursor, done=done, version=self.state["version"], checkpoint=self._checkpoint_update
         )

@@ -130,6 +130,7 @@ class EmbeddedServices:
         if ray.is_initialized():
             return str(ray.get_runtime_context().gcs_address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets any other process starve the run
         joined = self._cluster.ray_address if self._cluster else ""
         if joined:
             try:

@@ -24,7 +24,7 @@ from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
 from orchestrator.stages.scoring import Scored, ThinkTokens, score
 from orchestrator.tracking import Tracker
-from rewards import RewardService, RewardSpec, RewardTerm
+from rewards import RewardService, RewardSpec, RewardTerm, Verdict
 from rollout import (
     AudioRef,
     EngineSpec,
@@ -130,7 +130,7 @@ class Parts:
     def start(self, redis_url: str, run_id: str) -> None:
         """Engines, trainer ranks and reward workers at the same time. Raises what the first of them raises."""
         config = self.config
-        self.ledger = Ledger(redis_url, run_id)
+        self.ledger = Ledger(redis_url, run_id, verdict_type=Verdict)
         self.pool = RolloutPool(
             engine_spec(config, self.model_path),
             config.rollout.workers,

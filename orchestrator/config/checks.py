@@ -50,6 +50,11 @@ def problems(config: ExperimentConfig) -> list[str]:
         "pipeline.reinforce.max_invalid_share",
         "must be between 0 and 1",
     )
+    need(
+        pipeline.reinforce.questions <= select.min_pool,
+        "pipeline.reinforce.questions",
+        f"must be at most pipeline.select.min_pool ({select.min_pool}): a batch holds no question twice",
+    )
     need(pipeline.evaluate.samples >= 1, "pipeline.evaluate.samples", "must be at least 1")
     need(pipeline.evaluate.questions >= 0, "pipeline.evaluate.questions", "must be 0 (all) or more")
 
