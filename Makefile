@@ -1,0 +1,55 @@
+# Two commands: `make demo` and `make test`. `make` alone explains.
+
+VENV ?= .venv
+SEED ?=
+RUN_DIR ?=
+ARGS ?=
+
+bin := $(VENV)/bin
+code := orchestrator rewards rollout actor scripts tests
+typed := orchestrator rewards rollout actor scripts
+
+# Set in some containers; it would make every process compile vllm and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format venv clean distclean
+
+help:
+	@echo "mgrd: reinforcement learning for audio language models"
+	@echo
+	@echo "  make demo                        set up, train on real recordings, evaluate, print what happened (15 minutes on 2 cores)"
+	@echo "  make demo SEED=11 RUN_DIR=runs/a  another seed, another place for the run"
+	@echo "  make test                        set up if need be, run all tests (up to 15 minutes)"
+	@echo "  make test ARGS='-m \"not slow\"'    only the tests that start no engine, trainer or server (ARGS go to pytest)"
+	@echo "  make lint                        style and types"
+	@echo "  make format                      let ruff format the code"
+	@echo "  make venv                        only the environment, $(VENV), from requirements/cpu.lock (PYTHON=… names an interpreter)"
+	@echo "  make clean                       remove caches and build products; distclean: the environment as well"
+	@echo
+	@echo "Then: $(bin)/mgrd --help"
+
+venv:
+	@scripts/setup_venv.sh $(VENV)
+
+demo: venv
+	$(bin)/mgrd run experiment=demo $(if $(SEED),run.seed=$(SEED)) $(if $(RUN_DIR),run.dir=$(RUN_DIR)) $(ARGS)
+
+test: venv
+	$(bin)/python -m pytest $(ARGS)
+
+lint: venv
+	$(bin)/ruff check $(code)
+	$(bin)/ruff format --check $(code)
+	$(bin)/mypy $(typed)
+
+format: venv
+	$(bin)/ruff check --fix $(code)
+	$(bin)/ruff format $(code)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(code) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
