@@ -48,6 +48,7 @@ class TrainerGroup:
         self.spec = spec
         self._step_timeout_s = step_timeout_s
         self._workers: list[Any] = []
+        self.pids: list[int] = []  # of the ranks' processes, in rank order
 
     def start(self, timeout_s: float) -> None:
         """Start the ranks, join them, build models. Needs `ray.init` before. Raises TrainerDied."""
@@ -60,7 +61,7 @@ class TrainerGroup:
         )
         self._workers = [worker.remote(self.spec, rank) for rank in range(self.spec.world_size)]
         address = self._collect([self._workers[0].address.remote()], timeout_s, "start")[0]
-        self._call("open", address, timeout_s=deadline - time.monotonic())
+        self.pids = self._call("open", address, timeout_s=deadline - time.monotonic())
 
     def log_probs(self, items: Sequence[Experience | SftExample]) -> list[np.ndarray]:
         """Natural log-probs [R] of each response."""

@@ -207,7 +207,9 @@ class Trainer:
         """A model with undefined weights; a second one needs no adaptor of its own while the adaptor is frozen."""
         megatron = transformer_config(self._config, self._dtype, self.world.tensor_size)
         with_adapter = not self._frozen_adapter or not hasattr(self, "actor")
-        return AudioGPT(self._config, megatron, critic, with_adapter).to(self.world.device)
+        model = AudioGPT(self._config, megatron, critic, with_adapter).to(self.world.device)
+        weights.mark_split(model)
+        return model
 
     @staticmethod
     def _copy(state: dict[str, Any], model: AudioGPT) -> None:

@@ -20,6 +20,8 @@ from actor.specs import PPOSpec
 
 # verl's "vanilla" caps the loss of negative advantages at this ratio (dual clip); our spec has no such bound.
 NO_DUAL_CLIP = 1e9
+# These average over the sequences they are given, whatever the size of the optimizer step.
+AVERAGED_OVER_MICRO_BATCH = frozenset({"geo_mean"})
 
 
 def verl_advantages(
@@ -108,6 +110,7 @@ def verl_policy_loss(spec: PPOSpec) -> PolicyLoss:
             config,
             None,
         )
-        return value * data.step_tokens
+        share = len(data.lengths) / data.step_sequences if spec.policy_loss in AVERAGED_OVER_MICRO_BATCH else 1.0
+        return value * share * data.step_tokens
 
     return loss

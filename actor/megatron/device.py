@@ -26,6 +26,18 @@ PREFIX = "megatron.core."
 UNTOUCHED = ("megatron.core.distributed.fsdp.", "megatron.core.inference.", "megatron.core.nccl_allocator")
 
 
+# What Megatron-core says on every run of this trainer and nobody can act on.
+NOISE = (
+    ".*(Apex|Transformer Engine).*",
+    ".*tp_group is None, using default tp group.*",
+    ".*full scope is deprecated.*",
+    ".*MLP requires ffn_hidden_size.*",
+    ".*(reduce_scatter_tensor|all_gather_into_tensor). is deprecated.*",
+    "The .grad attribute of a Tensor that is not a leaf Tensor.*",
+    ".*custom_layers.transformer_engine.*",
+)
+
+
 class DeviceError(RuntimeError):
     """Megatron-core cannot be used as it is installed or imported; the message says what to change."""
 
@@ -102,7 +114,8 @@ def ensure_importable() -> None:
     version = importlib.metadata.version("megatron-core")
     if version != SUPPORTED_VERSION:
         raise DeviceError(f"megatron-core {version} is installed; this trainer needs {SUPPORTED_VERSION} exactly")
-    warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine).*")
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
     if torch.cuda.is_available() or any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     if "megatron.core" in sys.modules:

@@ -20,6 +20,7 @@ from actor.megatron.model import AudioGPT
 ensure_importable()
 
 from megatron.core import parallel_state  # noqa: E402
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes  # noqa: E402
 
 ENCODER_PREFIX = "encoder."
 ADAPTER_PREFIX = "adapter."
@@ -175,6 +176,17 @@ def freeze(model: AudioGPT, prefixes: Sequence[str]) -> None:
             )
         if covered:
             parameters[mapping.parameter].requires_grad_(False)
+
+
+def mark_split(model: AudioGPT) -> None:
+    """Tell Megatron which parameters are split over tensor-parallel ranks: the gradient norm counts those on every rank and
+    the others once. Megatron marks biases itself, but matrices only while it draws initial weights, which we skip."""
+    parameters = dict(model.named_parameters())
+    for mapping in mappings(model):
+        parameter = parameters[mapping.parameter]
+        if mapping.layout is not Layout.SAME and not hasattr(parameter, "tensor_model_parallel"):
+            dimension = 1 if mapping.layout is Layout.COLUMNS else 0
+            set_tensor_model_parallel_attributes(parameter, True, dimension, 1)
 
 
 def adapter_is_frozen(prefixes: Sequence[str]) -> bool:

@@ -33,8 +33,8 @@ VOCABULARY = 600
 def main() -> None:
     arguments = parser.parse_args()
     # glibc and OpenMP read these once, at start: begin again with a trainer rank's environment.
-    from actor.worker import worker_environment
     from actor.testing import experiences, make_case, one_rank, optim, ppo, trainer_spec
+    from actor.worker import worker_environment
 
     folder = Path(tempfile.mkdtemp(prefix="trainer_step"))
     case = make_case(folder, layers=arguments.layers, ffn=384, vocab_size=VOCABULARY)

@@ -115,5 +115,5 @@ def test_an_empty_response_is_refused() -> None:
 
 
 def test_more_minibatches_than_prompts_are_refused() -> None:
-    with pytest.raises(PackingError, match="lower ppo.minibatches"):
+    with pytest.raises(PackingError, match=r"lower ppo\.minibatches"):
         packing.split_minibatches([Unit((0,), 3)], 2, 0)

@@ -1,0 +1,105 @@
+"""The trainer world over Ray: two data-parallel ranks as one object; death and silence of a rank are named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from actor import TrainerDied, TrainerGroup
+from actor.messages import Experience
+from actor.publish import payload_tensors
+from actor.testing import Case, experiences, make_case, sft_examples, trainer_spec
+from rollout import ProbeSequence, load_weights
+from rollout.model.reference import StepAudio2ForCausalLM
+
+pytestmark = pytest.mark.slow
+
+START_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(tmp_path_factory.mktemp("group"))
+
+
+@pytest.fixture(scope="module")
+def batch(case: Case) -> list[Experience]:
+    return experiences(case, questions=4, samples=2)
+
+
+@pytest.fixture(scope="module")
+def group(case: Case) -> Iterator[TrainerGroup]:
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="error", object_store_memory=100_000_000)
+    trainer = TrainerGroup(trainer_spec(case, world_size=2), step_timeout_s=120.0)
+    trainer.start(START_S)
+    yield trainer
+    trainer.shutdown()
+    if started_here:
+        ray.shutdown()
+
+
+def test_two_ranks_answer_as_one(group: TrainerGroup, batch: list[Experience]) -> None:
+    for ours, item in zip(group.log_probs(batch), batch, strict=True):
+        np.testing.assert_allclose(ours, item.rollout_logprobs, atol=1e-4)
+    probes = [ProbeSequence((), item.prompt_ids, item.response_ids, item.feature_keys) for item in batch[:3]]
+    for ours, item in zip(group.probe(probes), batch, strict=False):
+        np.testing.assert_allclose(ours, item.rollout_logprobs, atol=1e-4)
+
+
+def test_a_whole_run_through_the_group(
+    group: TrainerGroup, case: Case, batch: list[Experience], tmp_path: Path
+) -> None:
+    """SFT, policy updates, publish, save, load, export; the published weights are those that the trainer scores with."""
+    first = payload_tensors(group.weights(0))
+    stored = load_weights(case.model)
+    assert all((first[name] == stored[name]).all() for name in first)
+    losses = [group.sft_step(sft_examples(batch)).metrics["loss"] for _ in range(3)]
+    assert losses[-1] < losses[0]
+    group.reset_optimizer("ppo")
+    group.save(tmp_path / "saved")
+    report = group.ppo_update(batch, 0)
+    assert report.metrics["response_tokens"] == sum(len(item.response_ids) for item in batch)
+    update = group.weights(2)
+    reference = StepAudio2ForCausalLM.from_pretrained(case.model, weights=payload_tensors(update))
+    text = next(item for item in batch if not item.feature_keys)
+    expected = reference.log_probs(text.prompt_ids, text.response_ids).numpy()
+    np.testing.assert_allclose(group.log_probs([text])[0], expected, atol=1e-4)
+    group.export(tmp_path / "exported")
+    assert all(
+        (load_weights(tmp_path / "exported")[name] == tensor).all() for name, tensor in payload_tensors(update).items()
+    )
+    group.load(tmp_path / "saved")
+    assert group.ppo_update(batch, 0).metrics == report.metrics
+    assert group.weights(2).checksum == update.checksum
+
+
+def test_a_killed_rank_is_named_and_the_world_ends(group: TrainerGroup, batch: list[Experience]) -> None:
+    pids = list(group.pids)
+    os.kill(pids[1], signal.SIGKILL)
+    with pytest.raises(TrainerDied, match=r"trainer rank [01]: .*sft_step") as caught:
+        group.sft_step(sft_examples(batch))
+    assert caught.value.rank in (0, 1)
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    with pytest.raises(TrainerDied, match="call start first"):
+        group.weights(1)
+
+
+def test_a_rank_that_does_not_answer_in_time_is_named(group: TrainerGroup, batch: list[Experience]) -> None:
+    """The group starts again after a death; a limit that nobody can meet ends it with the call's name."""
+    group.start(START_S)
+    group._step_timeout_s = 0.001
+    with pytest.raises(TrainerDied, match=r"trainer rank \d: no answer to sft_step within 0 s"):
+        group.sft_step(sft_examples(batch))
