@@ -73,9 +73,9 @@ class BuildSizes:
 
 FULL = BuildSizes()
 MICRO = BuildSizes(
-    train_clips=24,
-    held_out_clips=24,
-    per_task=2,
+    train_clips=16,
+    held_out_clips=12,
+    per_task=1,
     pretrain=Schedule(steps=3, clips=4, lr=1e-3, warmup=1),
     align=Schedule(steps=3, clips=4, lr=1e-3, warmup=1),
     joint=Schedule(steps=3, clips=4, lr=1e-3, warmup=1),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from orchestrator.base_model.clips import DOMAINS
 from orchestrator.base_model.exercises import DESCRIBE
-from orchestrator.datasets.acoustic_qa.chains import LEVEL_GRID_DB, PITCH_GRID_HZ, TIME_STEP_S, chain
+from orchestrator.datasets.acoustic_qa.chains import LEVEL_GRID_DB, PITCH_GRID_HZ, TIME_STEPS_PER_S, chain
 from orchestrator.datasets.acoustic_qa.questions import questions_for
 from orchestrator.datasets.acoustic_qa.scenes import MAX_SECONDS, Catalogue, SceneWriter
 
@@ -27,7 +27,7 @@ def tokenizer_texts(catalogue: Catalogue, seed: int) -> Iterator[str]:
     """Texts for `train_tokenizer`."""
     kinds = {domain: catalogue.kinds(domain) for domain in DOMAINS}
     names = sorted({kind for of_domain in kinds.values() for kind in of_domain})
-    times = [f"{step * TIME_STEP_S:.1f}" for step in range(round(MAX_SECONDS / TIME_STEP_S))]
+    times = [f"{step / TIME_STEPS_PER_S:.1f}" for step in range(round(MAX_SECONDS * TIME_STEPS_PER_S))]
     for _ in range(REPEATS):
         yield from names
         yield " " + " ".join(names)

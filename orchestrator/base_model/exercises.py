@@ -74,4 +74,4 @@ class ExerciseWriter:
     def describing(self, question: Question) -> Exercise:
         """The request to state what is heard, in the words of the question's chain."""
         asked = dataclasses.replace(question, prompt=DESCRIBE + question.prompt)
-        return Exercise(self._prompt(asked.prompt, ()), (self._response("", perceptions(question)),))
+        return Exercise(self._prompt(asked.prompt, asked.choices), (self._response("", perceptions(question)),))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from orchestrator.datasets.acoustic_qa.chains import (
     LEVEL_GRID_DB,
     PITCH_GRID_HZ,
-    TIME_STEP_S,
+    TIME_STEPS_PER_S,
     level_on_grid,
     pitch_on_grid,
 )
@@ -24,7 +24,7 @@ from orchestrator.datasets.acoustic_qa.scenes import MAX_SECONDS, Scene
 FRAME_S = 0.08  # one audio position of the decoder: 12.5 Hz
 FACTORS = ("kind", "pitch", "level", "phase", "time")
 ONSET, HELD, END = 1, 2, 3
-_TIMES = round(MAX_SECONDS / TIME_STEP_S) + 2
+_TIMES = round(MAX_SECONDS * TIME_STEPS_PER_S) + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ class LabelSpace:
         """Labels [frames, 5]. Pitch 1 is "without pitch"; time is the 0.1 s step of the frame, and on an event's first
         and last frame that of its exact start and end."""
         labels_TF = np.zeros((frames, len(FACTORS)), dtype=np.int64)
-        labels_TF[:, 4] = 1 + np.minimum((np.arange(frames) + 0.5) * FRAME_S / TIME_STEP_S, _TIMES - 1).astype(np.int64)
+        labels_TF[:, 4] = 1 + np.minimum((np.arange(frames) + 0.5) * FRAME_S * TIME_STEPS_PER_S, _TIMES - 1).astype(
+            np.int64
+        )
         starts = [_frame(e.start_s) for e in scene.events]
         for index, event in enumerate(scene.events):
             first = starts[index]
@@ -66,7 +68,7 @@ def _frame(seconds: float) -> int:
 
 
 def _time_step(seconds: float) -> int:
-    return min(int(seconds / TIME_STEP_S + 0.5), _TIMES - 1)
+    return min(int(seconds * TIME_STEPS_PER_S + 0.5), _TIMES - 1)
 
 
 def kinds_of(domains: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

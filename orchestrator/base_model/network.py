@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
-from orchestrator.base_model.frames import LabelSpace
+from orchestrator.base_model.frames import ONSET, LabelSpace
 from orchestrator.base_model.trees import IGNORED, TreeBatch
 from rollout import special_ids
 from rollout.model.config import StepAudio2Config, StepAudio2EncoderConfig
@@ -28,6 +28,7 @@ HEADS, KV_HEADS = 4, 2  # head size 32, the least that vLLM's CPU attention take
 ADAPTER_WIDTH = 256
 INIT_STD = 0.06  # at transformers' 0.02 a decoder this narrow stays at the unigram loss for hundreds of steps
 PITCH_FACTOR, LEVEL_FACTOR, PHASE_FACTOR = 1, 2, 3
+DOUBTFUL_EVENTS, MOST_DOUBT = 0.4, 0.62  # share of events; at 0.66 the true kind would only equal its two decoys
 
 
 def tiny_config(tokenizer: Any) -> StepAudio2Config:
@@ -101,14 +102,35 @@ class PseudoAudio(nn.Module):
 
         noise: standard deviation of the added noise in units of the vectors' own; 0 leaves labels as they are.
         """
-        if noise > 0:
-            labels = [misheard(clip, self.space.sizes, rng) for clip in labels]
         device = self.weights[0].device
+        if noise <= 0:
+            return self(torch.from_numpy(np.concatenate(labels)).to(device))
+        labels = [misheard(clip, self.space.sizes, rng) for clip in labels]
+        doubts = [doubt(clip, self.space.sizes[0], rng) for clip in labels]
         vectors = self(torch.from_numpy(np.concatenate(labels)).to(device))
-        if noise > 0:
-            drawn = torch.from_numpy(rng.standard_normal(vectors.shape, dtype=np.float32)).to(device)
-            vectors = vectors + drawn * vectors.detach().std() * noise
-        return vectors
+        decoys_N2 = torch.from_numpy(np.concatenate([decoys for decoys, _ in doubts])).to(device)
+        shares_N = torch.from_numpy(np.concatenate([shares for _, shares in doubts])).to(device)
+        kinds = self.tables[0]
+        true_N = torch.from_numpy(np.concatenate(labels)[:, 0]).to(device)
+        vectors = vectors + shares_N[:, None] * (kinds(decoys_N2).mean(1) - kinds(true_N))
+        drawn = torch.from_numpy(rng.standard_normal(vectors.shape, dtype=np.float32)).to(device)
+        return vectors + drawn * vectors.detach().std() * noise
+
+
+def doubt(
+    labels_TF: npt.NDArray[np.int64], kinds: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Sounds of uncertain kind: for some events two other kinds [T, 2] and the share [T] they take of the kind's vector.
+
+    An unknown recording makes the adaptor waver between kinds; the true one stays the strongest of the three, so the
+    decoder learns to weigh what it hears against the options.
+    """
+    event_T = np.cumsum(labels_TF[:, PHASE_FACTOR] == ONSET)
+    count = int(event_T.max(initial=0)) + 1
+    decoys_T2 = rng.integers(1, kinds, (count, 2))[event_T]
+    shares = np.where(rng.random(count) < DOUBTFUL_EVENTS, rng.uniform(0.0, MOST_DOUBT, count), 0.0)
+    shares_T = np.where(labels_TF[:, 0] > 0, shares[event_T], 0.0)
+    return decoys_T2, shares_T.astype(np.float32)
 
 
 def misheard(labels_TF: npt.NDArray[np.int64], sizes: Sequence[int], rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -14,7 +14,7 @@ from rollout.messages import Question
 
 PITCH_GRID_HZ = (131, 156, 185, 220, 262, 311, 370, 440, 523, 622, 740, 880)
 LEVEL_GRID_DB = (0, -3, -6, -9, -12, -15)
-TIME_STEP_S = 0.1
+TIME_STEPS_PER_S = 10
 MASS_NOUNS = frozenset({"water", "glass", "rain", "wind", "thunder", "applause", "fire", "traffic", "music"})
 WORDS = frozenset(
     {
@@ -51,7 +51,7 @@ def level_on_grid(level_db: float) -> int:
 
 def seconds_on_grid(seconds: float) -> str:
     """Time with one decimal, as chains write it."""
-    return f"{math.floor(seconds / TIME_STEP_S + 0.5) * TIME_STEP_S:.1f}"
+    return f"{math.floor(seconds * TIME_STEPS_PER_S + 0.5) / TIME_STEPS_PER_S:.1f}"
 
 
 def with_article(kind: str) -> str:

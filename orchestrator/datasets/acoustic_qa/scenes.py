@@ -175,7 +175,7 @@ class SceneWriter:
         """
         rate, offset_s = (None, None) if like is None else (like.rate, like.offset_s)
         if rate is None:
-            spread = {"sound": (0.85, 1.18), "speech": (0.92, 1.09)}.get(recording.domain)
+            spread = {"sound": (0.75, 1.3), "speech": (0.92, 1.09)}.get(recording.domain)
             rate = rng.uniform(*spread) if spread and self.split == "train" else 1.0
         whole = recording.seconds / rate
         duration = min(whole, max_s)
