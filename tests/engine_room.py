@@ -62,13 +62,16 @@ def sharpened(model_dir: Path) -> Path:
 class Library:
     """A random tiny model, clips with cached features, and prompts about them; no engine yet."""
 
-    def __init__(self, folder: Path) -> None:
-        self.model_dir = sharpened(random_checkpoint(folder / "model", 7))
+    def __init__(
+        self, folder: Path, *, model_dir: Path | None = None, clips: Sequence[np.ndarray] | None = None
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model_dir = model_dir or sharpened(random_checkpoint(folder / "model", 7))
         self.feature_dir = folder / "features"
         self.features = FeatureCache.for_model(self.feature_dir, self.model_dir)
         self.builder = PromptBuilder(load_tokenizer(self.model_dir), load_config(self.model_dir))
         self.reference = StepAudio2ForCausalLM.from_pretrained(self.model_dir, attention="eager")
-        self.clips = [chirp(number, seconds) for number, seconds in enumerate(CLIP_SECONDS)]
+        self.clips = clips or [chirp(number, seconds) for number, seconds in enumerate(CLIP_SECONDS)]
         self.recordings = [self._store(folder / f"{number}.wav", clip) for number, clip in enumerate(self.clips)]
         self.audio_prompts = [self.ask(f"audio {number}", [number]) for number in range(len(self.clips))]
         self.text_prompts = [self.ask(f"text {number}", []) for number in range(2)]
