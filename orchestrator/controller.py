@@ -94,7 +94,7 @@ class Controller:
         uri = config.cluster.mlflow_uri or services.mlflow()
         redis_url = config.cluster.redis_url or services.redis()
         services.ray()
-        model_path = Path(resolve_model(config.model.path or config.model.name))
+        model_path = Path(resolve_model(config.model.path, preset=config.model.name))
         self.tracker = Tracker(services.wait_for_mlflow(uri), config.run.name, self.directory.root / "tracking")
         run_id = self.tracker.start_run(
             f"{config.run.name}-seed{config.run.seed}",

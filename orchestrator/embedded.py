@@ -18,7 +18,6 @@ import secrets
 import shutil
 import sys
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -96,17 +95,9 @@ class EmbeddedServices:
             self._make(self.mlflow_root)
             port = claim_port(port)
             uri = f"http://{HOST}:{port}"
-            environment = os.environ | {
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job consumers: 8 more processes, 2 GB
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "OMP_NUM_THREADS": "1",
-            }
-            environment.pop("MLFLOW_TRACKING_URI", None)
-            database = urllib.parse.quote(str(self.mlflow_root / "mlflow.db"))
-            argv = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-            argv += ["--backend-store-uri", f"sqlite:///{database}", "--serve-artifacts"]
-            argv += ["--artifacts-destination", str(self.mlflow_root / "artifacts")]
-            self._mlflow = self._service("mlflow", argv, lambda: _mlflow_answers(uri), environment), uri
+            argv, environment = mlflow_command(self.mlflow_root, port)
+            whole = os.environ | environment
+            self._mlflow = self._service("mlflow", argv, lambda: _mlflow_answers(uri), whole, launcher=True), uri
         return self._mlflow[1]
 
     def wait_for_mlflow(self, uri: str, timeout_s: float = MLFLOW_TIMEOUT_S) -> str:
@@ -168,12 +159,17 @@ class EmbeddedServices:
         return _addresses(context)["gcs_address"]
 
     def _service(
-        self, name: str, argv: list[str], answers: Callable[[], bool], environment: dict[str, str]
+        self,
+        name: str,
+        argv: list[str],
+        answers: Callable[[], bool],
+        environment: dict[str, str],
+        *,
+        launcher: bool = False,
     ) -> ServiceProcess:
         self._make(self.logs)
-        service = ServiceProcess(
-            name, argv, self.logs / f"{name}.log", answers, environment=environment, watch=self._guard().watch
-        )
+        log_file, watch = self.logs / f"{name}.log", self._guard().watch
+        service = ServiceProcess(name, argv, log_file, answers, environment=environment, watch=watch, launcher=launcher)
         self._cleanup.callback(service.stop)
         return service
 
@@ -191,6 +187,20 @@ class EmbeddedServices:
             raise ServiceError(
                 f"{folder} can't be created ({error.strerror}): choose a directory you may write to"
             ) from error
+
+
+def mlflow_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """Command line and additional environment of a tracking server on the store in `root`."""
+    database = root / "mlflow.db"
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    argv += ["--backend-store-uri", f"sqlite:///{database}", "--serve-artifacts"]
+    argv += ["--artifacts-destination", str(root / "artifacts")]
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job consumers: 8 more processes, 2 GB
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    return argv, environment
 
 
 def redis_binary() -> str:

@@ -48,6 +48,14 @@ def resource_plan(config: ExperimentConfig, parameters: int) -> ResourcePlan:
     )
 
 
+def model_parameters(config: ExperimentConfig) -> int:
+    """Adaptor and decoder parameters, of the folder in model.path or of the preset."""
+    from rollout import load_config, preset_config, trainable_parameters
+
+    folder = Path(config.model.path) if config.model.path else None
+    return trainable_parameters(load_config(folder) if folder and folder.is_dir() else preset_config(config.model.name))
+
+
 def check_machine(config: ExperimentConfig) -> None:
     """Raises PreflightError for too little memory or too few GPUs on a run that starts its own Ray."""
     free = psutil.virtual_memory().available / GIB

@@ -199,3 +199,11 @@ def random_checkpoint(
                     model.encoder.feature_mean.normal_(std=0.1)
                     model.encoder.feature_scale.uniform_(0.5, 2.0)
     return model.save_pretrained(model_dir, tokenizer)
+
+
+def trainable_parameters(config: StepAudio2Config) -> int:
+    """Adaptor and decoder parameters of a model of this configuration; nothing is allocated."""
+    bare = StepAudio2Config(config.text_config, config.audio_encoder_config, with_encoder=False)
+    with torch.device("meta"):
+        model = StepAudio2ForCausalLM(bare)
+    return sum(parameter.numel() for parameter in model.parameters())
