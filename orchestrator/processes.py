@@ -89,7 +89,10 @@ class Guardian:
 
 
 class ServiceProcess:
-    """One server, kept running at one address. `answers` asks it, quickly, whether it serves; it may not raise."""
+    """One server, kept running at one address. `answers` asks it, quickly, whether it serves; it may not raise.
+
+    launcher: the process started here only waits for one that serves; when that one has ended, nothing is left worth waiting for.
+    """
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class ServiceProcess:
         *,
         environment: Mapping[str, str],
         watch: Callable[[int], None],
+        launcher: bool = False,
     ) -> None:
         self.name = name
         self.log_file = log_file
@@ -108,6 +112,7 @@ class ServiceProcess:
         self._answers = answers
         self._environment = dict(environment)
         self._watch = watch
+        self._launcher = launcher
         self._stopping = threading.Event()
         self._process = self._launch()
         self._failed = ""
@@ -134,12 +139,17 @@ class ServiceProcess:
         self._keeper.join()
         _signal_group(self._process.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while self._group_lives() and time.monotonic() < deadline:
+        while left := self._group():
+            if self._launcher and left == {self._process.pid}:
+                break
+            if time.monotonic() > deadline:
+                log.warning("%s did not stop within %.0f s and is ended by force", self.name, STOP_TIMEOUT_S)
+                break
             time.sleep(0.02)
-        if self._group_lives():
-            log.warning("%s did not stop within %.0f s and is ended by force", self.name, STOP_TIMEOUT_S)
-            _signal_group(self._process.pid, signal.SIGKILL)
+        _signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        while self._group():
+            time.sleep(0.02)  # SIGKILL is not refused: the kernel is about to let go of them
 
     def _launch(self) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as out:
@@ -175,9 +185,10 @@ class ServiceProcess:
             if not self._stopping.is_set():
                 self._process = self._launch()
 
-    def _group_lives(self) -> bool:
+    def _group(self) -> set[int]:
+        """Its processes that still run."""
         self._process.poll()
-        return any(_group_of(pid) == self._process.pid for pid in guardian.table())
+        return {pid for pid in guardian.table() if _group_of(pid) == self._process.pid}
 
     def _log_end(self) -> str:
         lines = self.log_file.read_text(errors="replace").splitlines()[-8:]
