@@ -122,6 +122,7 @@ class EmbeddedServices:
             return str(ray.get_runtime_context().gcs_address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets any other process starve the run
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # its default of 30 s is short on a busy small machine
         joined = self._cluster.ray_address if self._cluster else ""
         if joined:
             try:
@@ -149,8 +150,8 @@ class EmbeddedServices:
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
-            raise ServiceError(f"Ray did not start on this machine: {error}") from error
+        except Exception as error:  # Ray says that it did not start by a bare Exception
+            raise ServiceError(f"Ray did not start on this machine ({error}); its logs are under /tmp/ray") from error
         session = Path(_addresses(context)["session_dir"])
         self._cleanup.callback(_stop_ray, session.name)
         link = self.logs / "ray"
