@@ -39,6 +39,7 @@ REDIS_TIMEOUT_S = 60.0  # an append-only file of a long run is read back first
 MLFLOW_TIMEOUT_S = 180.0  # 8 s on two idle cores with bytecode; the first start also creates the schema
 RAY_STOP_TIMEOUT_S = 5.0
 OBJECT_STORE_MB = 256
+RAY_TRIES = 3
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,9 @@ class EmbeddedServices:
             return str(ray.get_runtime_context().gcs_address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets any other process starve the run
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # its default of 30 s is short on a busy small machine
+        os.environ.setdefault(
+            "RAY_raylet_start_wait_time_s", "60"
+        )  # its default of 30 s is short on a busy small machine
         joined = self._cluster.ray_address if self._cluster else ""
         if joined:
             try:
@@ -141,23 +144,36 @@ class EmbeddedServices:
             )  # else it warns that the cluster is protected
         self._make(self.logs)
         self._guard()
-        try:
-            context = ray.init(
-                address="local",
-                num_cpus=num_cpus or (self._cluster.num_cpus if self._cluster else 0) or os.cpu_count(),
-                object_store_memory=(self._cluster.object_store_mb if self._cluster else OBJECT_STORE_MB) << 20,
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-        except Exception as error:  # Ray says that it did not start by a bare Exception
-            raise ServiceError(f"Ray did not start on this machine ({error}); its logs are under /tmp/ray") from error
+        context = self._start_ray(num_cpus or (self._cluster.num_cpus if self._cluster else 0) or os.cpu_count() or 1)
         session = Path(_addresses(context)["session_dir"])
         self._cleanup.callback(_stop_ray, session.name)
         link = self.logs / "ray"
         link.unlink(missing_ok=True)
         link.symlink_to(session / "logs")
         return _addresses(context)["gcs_address"]
+
+    def _start_ray(self, num_cpus: int) -> Any:
+        """Ray's node manager gives its own helpers 15 s to start and dies when a busy machine needs longer: so, more than one try."""
+        import ray
+
+        for left in reversed(range(RAY_TRIES)):
+            try:
+                return ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=(self._cluster.object_store_mb if self._cluster else OBJECT_STORE_MB) << 20,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            except Exception as error:  # Ray says that it did not start by a bare Exception
+                ray.shutdown()
+                if not left:
+                    raise ServiceError(
+                        f"Ray did not start on this machine ({error}); its logs are under /tmp/ray"
+                    ) from error
+                log.warning("Ray did not start (%s); trying again", error)
+        raise AssertionError("unreachable")
 
     def _service(
         self,
