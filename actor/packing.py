@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Padding allowed inside one attention call. Less padding means more, smaller calls; 128 sequences of 60-120 tokens
-# fit one to three calls at this value.
-ATTENTION_WASTE = 0.15
+# Padding allowed inside one attention call, as a share of queries x keys. Less padding means more and smaller calls; 128
+# responses of 17-52 tokens make three to five calls at this value.
+ATTENTION_WASTE = 0.2
 
 
 class PackingError(ValueError):
@@ -42,10 +42,16 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionBucket:
-    """One attention call. rows_BS: packed row of each position of each sequence, right-padded with row 0."""
+class AttentionCall:
+    """One attention call over B stretches of rows, right-padded with row 0.
 
-    rows_BS: np.ndarray
+    query_rows_BQ, key_rows_BK: packed row of each position; mask_BQK: which keys a query sees, None where queries and keys
+    are the same rows and plain causal order says it (padding on the right then reaches no real row).
+    """
+
+    query_rows_BQ: np.ndarray
+    key_rows_BK: np.ndarray
+    mask_BQK: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,8 @@ class PackedRows:
     members: sequence index of each of the B sequences; prompt_member, prompt_start: for each distinct prompt, a sequence
     that carries it and its first row; positions_N: position of the row in its sequence; response_rows_T: the row whose
     output predicts the response token; response_start: offsets [B + 1] of the sequences in T; response_row_start: first own
-    row of each sequence; buckets: attention calls; inverse_N: where a row's output lies in the buckets' concatenated outputs.
+    row of each sequence; calls: attention calls, in which every row is a query once; inverse_N: where a row's output lies in
+    the calls' concatenated, flattened outputs.
     """
 
     members: tuple[int, ...]
@@ -65,7 +72,7 @@ class PackedRows:
     response_rows_T: np.ndarray
     response_start: np.ndarray
     response_row_start: tuple[int, ...]
-    buckets: tuple[AttentionBucket, ...]
+    calls: tuple[AttentionCall, ...]
     inverse_N: np.ndarray
 
     @property
@@ -160,20 +167,16 @@ def split_minibatches(units: Sequence[Unit], count: int, seed: int) -> list[list
     return parts
 
 
-def attention_buckets(lengths: Sequence[int], waste: float = ATTENTION_WASTE) -> list[list[int]]:
-    """Sequence indices grouped by length so that padding stays below `waste` of each group's area, longest group first."""
-    groups: list[list[int]] = []
-    tokens = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if groups:
-            area = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
-            if area - tokens - lengths[index] <= waste * area:
-                groups[-1].append(index)
-                tokens += lengths[index]
-                continue
-        groups.append([index])
-        tokens = lengths[index]
-    return groups
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Rows that attend together: each query sees the keys up to itself, the last query sees all."""
+
+    queries: np.ndarray
+    keys: np.ndarray
+
+    @property
+    def plain(self) -> bool:
+        return len(self.queries) == len(self.keys)
 
 
 def lay_out(units: Sequence[Unit], lengths: Sequence[Lengths]) -> PackedRows:
@@ -184,7 +187,7 @@ def lay_out(units: Sequence[Unit], lengths: Sequence[Lengths]) -> PackedRows:
     response_row_start: list[int] = []
     positions: list[np.ndarray] = []
     response_rows: list[np.ndarray] = []
-    sequences: list[np.ndarray] = []
+    stretches: list[_Stretch] = []
     row = 0
     for unit in units:
         prompt_tokens = lengths[unit.members[0]].prompt_tokens
@@ -193,26 +196,22 @@ def lay_out(units: Sequence[Unit], lengths: Sequence[Lengths]) -> PackedRows:
         prompt_start.append(row)
         positions.append(np.arange(prompt_tokens))
         row += prompt_tokens
+        shared = len(unit.members) > 1
+        if shared:
+            stretches.append(_Stretch(prompt_rows, prompt_rows))
         for member in unit.members:
             own = np.arange(row, row + lengths[member].response_tokens - 1)
+            whole = np.concatenate([prompt_rows, own])
             members.append(member)
             response_row_start.append(row)
             positions.append(np.arange(prompt_tokens, prompt_tokens + len(own)))
             response_rows.append(np.concatenate([prompt_rows[-1:], own]))
-            sequences.append(np.concatenate([prompt_rows, own]))
+            if not shared:
+                stretches.append(_Stretch(whole, whole))
+            elif len(own):
+                stretches.append(_Stretch(own, whole))
             row += len(own)
-    buckets: list[AttentionBucket] = []
-    inverse = np.full(row, -1, dtype=np.int64)
-    offset = 0
-    for group in attention_buckets([len(rows) for rows in sequences]):
-        width = len(sequences[group[0]])
-        rows_BS = np.zeros((len(group), width), dtype=np.int64)
-        for line, index in enumerate(group):
-            rows = sequences[index]
-            rows_BS[line, : len(rows)] = rows
-            inverse[rows] = offset + line * width + np.arange(len(rows))
-        buckets.append(AttentionBucket(rows_BS))
-        offset += rows_BS.size
+    calls, inverse = _attention_calls(stretches, row)
     starts = np.concatenate([[0], np.cumsum([len(rows) for rows in response_rows])]).astype(np.int64)
     return PackedRows(
         members=tuple(members),
@@ -222,6 +221,59 @@ def lay_out(units: Sequence[Unit], lengths: Sequence[Lengths]) -> PackedRows:
         response_rows_T=np.concatenate(response_rows).astype(np.int64),
         response_start=starts,
         response_row_start=tuple(response_row_start),
-        buckets=tuple(buckets),
+        calls=calls,
         inverse_N=inverse,
     )
+
+
+def group_by_size(sizes: Sequence[tuple[int, int]], waste: float = ATTENTION_WASTE) -> list[list[int]]:
+    """Indices of (queries, keys) sizes grouped so that padding stays below `waste` of each group's area, largest first."""
+    groups: list[list[int]] = []
+    width = depth = filled = 0
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], -sizes[i][1], i)):
+        queries, keys = sizes[index]
+        if groups:
+            area = width * max(depth, keys) * (len(groups[-1]) + 1)
+            if area - filled - queries * keys <= waste * area:
+                groups[-1].append(index)
+                depth, filled = max(depth, keys), filled + queries * keys
+                continue
+        groups.append([index])
+        width, depth, filled = queries, keys, queries * keys
+    return groups
+
+
+def _attention_calls(stretches: Sequence[_Stretch], rows: int) -> tuple[tuple[AttentionCall, ...], np.ndarray]:
+    """Padded calls over all stretches, and where each row's output lies in them."""
+    calls: list[AttentionCall] = []
+    inverse = np.full(rows, -1, dtype=np.int64)
+    offset = 0
+    for plain in (True, False):
+        chosen = [stretch for stretch in stretches if stretch.plain == plain]
+        for group in group_by_size([(len(stretch.queries), len(stretch.keys)) for stretch in chosen]):
+            members = [chosen[index] for index in group]
+            query_rows_BQ = _padded([stretch.queries for stretch in members])
+            key_rows_BK = query_rows_BQ if plain else _padded([stretch.keys for stretch in members])
+            width = query_rows_BQ.shape[1]
+            for line, stretch in enumerate(members):
+                inverse[stretch.queries] = offset + line * width + np.arange(len(stretch.queries))
+            mask_BQK = None if plain else _sees(members, width, key_rows_BK.shape[1])
+            calls.append(AttentionCall(query_rows_BQ, key_rows_BK, mask_BQK))
+            offset += query_rows_BQ.size
+    return tuple(calls), inverse
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    padded = np.zeros((len(rows), max(len(line) for line in rows)), dtype=np.int64)
+    for line, values in zip(padded, rows, strict=True):
+        line[: len(values)] = values
+    return padded
+
+
+def _sees(stretches: Sequence[_Stretch], queries: int, keys: int) -> np.ndarray:
+    """mask [B, Q, K]; a padding query sees all keys of its line, so that no softmax is empty."""
+    key_count_B11 = np.array([len(stretch.keys) for stretch in stretches])[:, None, None]
+    query_count_B11 = np.array([len(stretch.queries) for stretch in stretches])[:, None, None]
+    key_1K = np.arange(keys)[None, None]
+    last_seen_BQ1 = key_count_B11 - query_count_B11 + np.arange(queries)[None, :, None]
+    return (key_1K <= last_seen_BQ1) & (key_1K < key_count_B11)

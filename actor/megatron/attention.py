@@ -22,18 +22,28 @@ from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 
+@dataclass(frozen=True, slots=True)
+class PaddedCall:
+    """One attention call as tensors. query_rows, key_rows: flattened packed rows [B * Q], [B * K]; shape: (B, Q, K);
+    bias_B1QK: 0 where a query sees a key, minus infinity elsewhere; None for plain causal order."""
+
+    query_rows: torch.Tensor
+    key_rows: torch.Tensor
+    shape: tuple[int, int, int]
+    bias_B1QK: torch.Tensor | None
+
+
 @dataclass
 class PackedAttention(PackedSeqParams):
     """What the core attention needs beside queries, keys and values; rides through Megatron as its packed_seq_params.
 
-    cos_N1D, sin_N1D: rotary factors of each row; rows: for each attention call the packed row of every position [B * S];
-    shapes: (B, S) of each call; inverse_N: where each row's output lies in the concatenated outputs.
+    cos_N1D, sin_N1D: rotary factors of each row; calls: see `actor.packing`; inverse_N: where each row's output lies in the
+    calls' concatenated outputs.
     """
 
     cos_N1D: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     sin_N1D: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    rows: tuple[torch.Tensor, ...] = ()
-    shapes: tuple[tuple[int, int], ...] = ()
+    calls: tuple[PaddedCall, ...] = ()
     inverse_N: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
@@ -76,12 +86,15 @@ class PackedCoreAttention(MegatronModule):
         cos, sin = plan.cos_N1D.to(query.dtype), plan.sin_N1D.to(query.dtype)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         outputs = []
-        for rows, (batch, width) in zip(plan.rows, plan.shapes, strict=True):
-            q, k, v = (
-                x.index_select(0, rows).unflatten(0, (batch, width)).transpose(1, 2) for x in (query, key, value)
+        for call in plan.calls:
+            batch, queries, keys = call.shape
+            q = query.index_select(0, call.query_rows).unflatten(0, (batch, queries)).transpose(1, 2)
+            k, v = (x.index_select(0, call.key_rows).unflatten(0, (batch, keys)).transpose(1, 2) for x in (key, value))
+            bias = None if call.bias_B1QK is None else call.bias_B1QK.to(query.dtype)
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=bias, is_causal=bias is None, scale=self.scale, enable_gqa=True
             )
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale, enable_gqa=True)
-            outputs.append(out.transpose(1, 2).reshape(batch * width, -1))
+            outputs.append(out.transpose(1, 2).reshape(batch * queries, -1))
         packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return packed.index_select(0, plan.inverse_N)
 

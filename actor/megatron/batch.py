@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from actor.megatron.attention import PackedAttention, rotary_factors
-from actor.packing import PackedRows
+from actor.megatron.attention import PackedAttention, PaddedCall, rotary_factors
+from actor.packing import AttentionCall, PackedRows
 
 
 class BatchError(ValueError):
@@ -107,8 +107,7 @@ def build(
         qkv_format="thd",
         cos_N1D=cos.to(device),
         sin_N1D=sin.to(device),
-        rows=tuple(torch.from_numpy(bucket.rows_BS).flatten().to(device) for bucket in packed.buckets),
-        shapes=tuple((bucket.rows_BS.shape[0], bucket.rows_BS.shape[1]) for bucket in packed.buckets),
+        calls=tuple(_call(call, device) for call in packed.calls),
         inverse_N=torch.from_numpy(packed.inverse_N).to(device),
     )
     frozen = len(embeddings) == len(keys)
@@ -124,3 +123,13 @@ def build(
         lengths=tuple(len(sequences[member].response_ids) for member in packed.members),
         counts=counts,
     )
+
+
+def _call(call: AttentionCall, device: torch.device) -> PaddedCall:
+    bias = None
+    if call.mask_BQK is not None:
+        mask_B1QK = torch.from_numpy(call.mask_BQK)[:, None]
+        bias = torch.zeros(mask_B1QK.shape).masked_fill_(~mask_B1QK, float("-inf")).to(device)
+    (batch, queries), keys = call.query_rows_BQ.shape, call.key_rows_BK.shape[1]
+    query_rows = torch.from_numpy(call.query_rows_BQ).flatten().to(device)
+    return PaddedCall(query_rows, torch.from_numpy(call.key_rows_BK).flatten().to(device), (batch, queries, keys), bias)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actor import packing
-from actor.packing import Lengths, PackingError, Unit
+from actor.packing import Lengths, PackedRows, PackingError, Unit
 
 BUDGET = 64
 
@@ -63,39 +62,46 @@ def test_minibatches_split_all_sequences_the_same_way_for_a_seed(lengths: list[L
     assert sorted(m for part in parts for unit in part for m in unit.members) == list(range(len(lengths)))
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
-def test_attention_padding_is_bounded(lengths: list[int]) -> None:
-    groups = packing.attention_buckets(lengths)
-    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 300)), min_size=1, max_size=60))
+def test_attention_padding_is_bounded(drawn: list[tuple[int, int]]) -> None:
+    sizes = [(queries, queries + before) for queries, before in drawn]
+    groups = packing.group_by_size(sizes)
+    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
     for group in groups:
-        area = max(lengths[i] for i in group) * len(group)
-        assert area - sum(lengths[i] for i in group) <= packing.ATTENTION_WASTE * area
+        area = max(sizes[i][0] for i in group) * max(sizes[i][1] for i in group) * len(group)
+        assert area - sum(sizes[i][0] * sizes[i][1] for i in group) <= packing.ATTENTION_WASTE * area
 
 
-@settings(max_examples=200)
+def visible(rows: PackedRows) -> list[list[int]]:
+    """Key rows that each packed row's output depends on, in order; asserts that every row is a query once."""
+    flat: list[list[int]] = []
+    for call in rows.calls:
+        for line in range(len(call.query_rows_BQ)):
+            for i in range(call.query_rows_BQ.shape[1]):
+                keys = call.key_rows_BK[line]
+                flat.append((keys[: i + 1] if call.mask_BQK is None else keys[call.mask_BQK[line, i]]).tolist())
+    assert all(flat)
+    assert len(set(rows.inverse_N.tolist())) == rows.rows
+    return [flat[place] for place in rows.inverse_N]
+
+
+@settings(max_examples=100)
 @given(batches(), st.booleans())
-def test_layout_rebuilds_every_sequence_from_its_rows(lengths: list[Lengths], share: bool) -> None:
-    """Give every row a token; each sequence's attention rows must spell its prompt and response, in order."""
+def test_every_row_sees_its_own_sequence_up_to_itself_and_nothing_else(lengths: list[Lengths], share: bool) -> None:
     for bin_ in packing.first_fit_decreasing(packing.make_units(lengths, BUDGET, share), BUDGET):
         rows = packing.lay_out(bin_, lengths)
-        tokens: list[tuple[object, int]] = [("", -1)] * rows.rows
-        for member, start in zip(rows.prompt_member, rows.prompt_start, strict=True):
-            for i in range(lengths[member].prompt_tokens):
-                tokens[start + i] = (("prompt", lengths[member].prompt), i)
-        for member, start in zip(rows.members, rows.response_row_start, strict=True):
-            for i in range(lengths[member].response_tokens - 1):
-                tokens[start + i] = (("response", member), lengths[member].prompt_tokens + i)
-        assert [position for _, position in tokens] == rows.positions_N.tolist()
-        flat = np.concatenate([bucket.rows_BS.flatten() for bucket in rows.buckets])
-        assert flat[rows.inverse_N].tolist() == list(range(rows.rows))
+        expected: dict[int, list[int]] = {}
+        starts = dict(zip(rows.prompt_member, rows.prompt_start, strict=True))
+        prompt_of = {member: starts[unit.members[0]] for unit in bin_ for member in unit.members}
         for index, member in enumerate(rows.members):
+            prompt = [prompt_of[member] + i for i in range(lengths[member].prompt_tokens)]
+            own = [rows.response_row_start[index] + i for i in range(lengths[member].response_tokens - 1)]
+            for i, row in enumerate(prompt + own):
+                expected[row] = (prompt + own)[: i + 1]
+                assert rows.positions_N[row] == i
             predicting = rows.response_rows_T[rows.response_start[index] : rows.response_start[index + 1]]
-            expected = [lengths[member].prompt_tokens - 1 + i for i in range(lengths[member].response_tokens)]
-            assert [tokens[row][1] for row in predicting] == expected
-            sequence = [(("prompt", lengths[member].prompt), i) for i in range(lengths[member].prompt_tokens)]
-            sequence += [(("response", member), len(sequence) + i) for i in range(lengths[member].response_tokens - 1)]
-            lines = [line for bucket in rows.buckets for line in bucket.rows_BS]
-            assert any([tokens[row] for row in line[: len(sequence)]] == sequence for line in lines)
+            assert predicting.tolist() == prompt[-1:] + own
+        assert visible(rows) == [expected[row] for row in range(rows.rows)]
 
 
 def test_prompts_count_once_for_all_their_samples() -> None:
