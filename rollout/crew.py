@@ -135,7 +135,8 @@ class Crew:
                         left = max(0.0, deadline - time.monotonic())
                         answers[member.name] = ray.get(asked[member.name], timeout=left)
                     except (WeightsRefused, RequestRefused) as refusal:
-                        raise type(refusal)(f"{member}: {_cause(refusal)}") from refusal
+                        kind = WeightsRefused if isinstance(refusal, WeightsRefused) else RequestRefused
+                        raise kind(f"{member}: {_cause(refusal)}") from None  # Ray's copy holds only a remote traceback
                     except DEATHS as death:
                         self.replace(member, death, owed=0)
                         deadline = time.monotonic() + timeout_s

@@ -1,6 +1,6 @@
 """How fast an engine draws a policy update's samples, and what a swap, a probe and a start cost.
 
-    python tests/benchmarks/rollout.py [--questions 32] [--samples 8] [--tokens 25] [--threads 1] [--pool] [--model DIR]
+    python tests/benchmarks/rollout_batch.py [--questions 32] [--samples 8] [--tokens 25] [--threads 1] [--pool] [--model DIR]
 
 The last line is one JSON object. Without --model a random model of the tiny preset's size answers questions about
 chirps of 1 to 3.5 s; `--pool` measures through Ray, as a run does.
@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -43,11 +45,12 @@ def main() -> None:
         ids = [prompt.question_id for prompt in prompts]
         side = _Pool(spec) if options.pool else _Engine(spec)
         figures: dict[str, Any] = {"start_s": _seconds(side.start)}
-        batches = []
+        batches, cpu = [], []
         for number in range(WARM_UP + options.repeats):
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), _cpu_seconds()
             groups = side.generate(prompts, specs, ids)
             batches.append(time.perf_counter() - began)
+            cpu.append(_cpu_seconds() - worked)
             update = update_of(number + 1, library.weights())
             figures.setdefault("swap_s", []).append(_seconds(lambda update=update: side.swap(update)))
         probes = [probe_of(p, g[0]) for p, g in zip(prompts, groups, strict=True)]
@@ -62,6 +65,7 @@ def main() -> None:
         "first_batch_s": batches[0],
         "batch_s": statistics.median(batches[WARM_UP:]),
         "batch_best_s": min(batches[WARM_UP:]),
+        "batch_cpu_s": statistics.median(cpu[WARM_UP:]),
         "tokens_per_s": tokens / statistics.median(batches[WARM_UP:]),
         "swap_s": statistics.median(figures["swap_s"]),
     }
@@ -85,6 +89,13 @@ def _seconds(action: Callable[[], Any]) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and those below it (Ray's workers are, the run before them is not)."""
+    me = psutil.Process()
+    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
 
 
 class _Engine:
