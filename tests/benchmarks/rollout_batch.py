@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -134,6 +135,7 @@ class _Pool:
 
         from rollout import RolloutPool
 
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as a run does
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
         self._ray = ray
         self._pool = RolloutPool(spec, 1)

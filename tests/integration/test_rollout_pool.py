@@ -54,6 +54,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 def pool(library: Library, redis_url: str) -> Iterator[RolloutPool]:
     started_here = not ray.is_initialized()
     if started_here:
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # Ray's default of 15 lets any other process starve the engines
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
     pool = RolloutPool(library.spec(), 2, ledger_address=(redis_url, "pool"), request_timeout_s=TIMEOUT_S)
     pool.start(TIMEOUT_S)
