@@ -13,10 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator import paths
@@ -53,8 +54,8 @@ def _compose(overrides: list[str] | None) -> ExperimentConfig:
         _refuse(error)
 
 
-def _refuse(error: Exception) -> typer.Exit:
-    errors.print(f"[red]refused:[/red] {error}", highlight=False, markup=True)
+def _refuse(error: Exception) -> NoReturn:
+    errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False)
     raise typer.Exit(REFUSED)
 
 
@@ -92,14 +93,14 @@ def _run(config: ExperimentConfig) -> int:
     try:
         report = Controller(config, console).run()
     except (PreflightError, DataError, AudioError) as error:
-        errors.print(f"[red]refused:[/red] {error}", highlight=False)
+        errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False)
         return REFUSED
     except KeyboardInterrupt:
         errors.print(f"[yellow]stopped.[/yellow] {resume}", highlight=False)
         return INTERRUPTED
     except (MgrdError, TrainerDied, RuntimeError, OSError) as error:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
-        errors.print(f"[red]failed:[/red] {type(error).__name__}: {error}\n{resume}", highlight=False)
+        errors.print(f"[red]failed:[/red] {type(error).__name__}: {escape(str(error))}\n{escape(resume)}", highlight=False)
         return FAILED
     print_report(console, report)
     return 0
@@ -253,7 +254,9 @@ def _logging(verbose: bool) -> None:
 def main() -> None:
     """Entry point of the `mgrd` command."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # clips are encoded on a thread each; torch must not split them further
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # clips are encoded on a thread each; torch must not split them further
     app()
 
 

@@ -23,7 +23,7 @@ from orchestrator.progress import Advance, ProgressView
 from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
 from orchestrator.stages.scoring import Scored, ThinkTokens, score
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import RunTracker
 from rewards import RewardService, RewardSpec, RewardTerm, Verdict
 from rollout import (
     AudioRef,
@@ -107,13 +107,13 @@ class Parts:
         self,
         config: ExperimentConfig,
         directory: RunDirectory,
-        tracker: Tracker,
+        tracker: RunTracker,
         progress: ProgressView,
         model_path: Path,
     ) -> None:
         self.config = config
         self.directory = directory
-        self.tracker = tracker
+        self.tracker: RunTracker = tracker
         self.progress = progress
         self.model_path = model_path
         self.tokenizer: Any = load_tokenizer(model_path)

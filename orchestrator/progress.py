@@ -49,7 +49,9 @@ class ProgressView:
             task = progress.add_task(name, total=total, text="")
 
             def advance(steps: int = 1, text: str = "") -> None:
-                progress.update(task, advance=steps, **({"text": text} if text else {}))
+                if text:
+                    progress.update(task, text=text)
+                progress.advance(task, steps)
 
             yield advance
 

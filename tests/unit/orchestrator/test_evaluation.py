@@ -12,9 +12,15 @@ from rewards import Sample, Verdict
 from rollout import AnswerKind, FinishReason, Question, Trajectory
 
 
-def scored(question: str = "q", sample: int = 0, *, task: str = "word", correct: bool = True, thinks: bool = True, **over) -> Scored:
-    verdict = over.pop("verdict", None) or Verdict(True, 0.8 * correct + 0.2 * thinks, {"answer": float(correct), "think_present": float(thinks)})
-    asked = Question(id=question, prompt="Which?", answer="dog", answer_kind=AnswerKind.CHOICE, choices=("dog", "cat"), task=task)
+def scored(
+    question: str = "q", sample: int = 0, *, task: str = "word", correct: bool = True, thinks: bool = True, **over
+) -> Scored:
+    verdict = over.pop("verdict", None) or Verdict(
+        True, 0.8 * correct + 0.2 * thinks, {"answer": float(correct), "think_present": float(thinks)}
+    )
+    asked = Question(
+        id=question, prompt="Which?", answer="dog", answer_kind=AnswerKind.CHOICE, choices=("dog", "cat"), task=task
+    )
     trajectory = Trajectory(
         id=f"x/{question}/{sample}",
         question_id=question,
@@ -27,7 +33,17 @@ def scored(question: str = "q", sample: int = 0, *, task: str = "word", correct:
         finish_reason=FinishReason.STOP,
         text=over.pop("text", "<think>\nI hear a dog.\n</think>\ndog"),
     )
-    view = Sample(trajectory.id, {}, trajectory.text, "I hear a dog." if thinks else "", "dog", thinks, over.pop("finished", True), 2, 5)
+    view = Sample(
+        trajectory.id,
+        {},
+        trajectory.text,
+        "I hear a dog." if thinks else "",
+        "dog",
+        thinks,
+        over.pop("finished", True),
+        2,
+        5,
+    )
     return Scored(asked, trajectory, view, verdict, over.pop("true", 1), over.pop("stated", 2))
 
 

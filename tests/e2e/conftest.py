@@ -1,0 +1,119 @@
+"""A small data set from real recordings and whole runs of the command line on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN_LIMIT_S = 600.0  # of one run; a minute on two idle cores
+VARIES = ("seconds/", "tokens_per_second", "generated_tokens_per_second")
+
+
+@dataclass(frozen=True)
+class MicroRuns:
+    """Starts `mgrd run experiment=micro` on the small data set."""
+
+    data: Path
+    root: Path
+
+    def argv(self, run_dir: Path, *overrides: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "orchestrator.cli", "run", "experiment=micro", f"run.dir={run_dir}"),
+            *(f"data.train={self.data / 'train.jsonl'}", f"data.held_out={self.data / 'held_out.jsonl'}"),
+            *(f"data.feature_dir={self.root / 'features'}", f"cluster.mlflow_root={self.root / 'mlflow'}"),
+            *overrides,
+        ]
+
+    def start(self, run_dir: Path, *overrides: str, chaos: str = "") -> subprocess.Popen[str]:
+        environment = os.environ | ({"MGRD_CHAOS_POINT": chaos} if chaos else {})
+        return subprocess.Popen(
+            self.argv(run_dir, *overrides),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
+        output, _ = process.communicate(timeout=RUN_LIMIT_S)
+        return process.returncode, output
+
+    def run(self, run_dir: Path, *overrides: str, chaos: str = "") -> tuple[int, str]:
+        return self.finish(self.start(run_dir, *overrides, chaos=chaos))
+
+    def interrupt_after_updates(self, run_dir: Path, count: int) -> tuple[int, str]:
+        """Ctrl-C once `count` policy updates are recorded."""
+        process = self.start(run_dir)
+        deadline = time.monotonic() + RUN_LIMIT_S
+        while time.monotonic() < deadline and process.poll() is None and len(updates(run_dir)) < count:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        return self.finish(process)
+
+
+def updates(run_dir: Path) -> list[dict[str, Any]]:
+    """What a run recorded of its policy updates, without what the clock decides."""
+    path = run_dir / "updates.jsonl"
+    if not path.exists():
+        return []
+    records = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    for record in records:
+        record["metrics"] = {k: v for k, v in record["metrics"].items() if not k.startswith(VARIES)}
+    return records
+
+
+def report(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "report.json").read_text())
+
+
+def processes_of(run_dir: Path) -> list[str]:
+    """Command lines of processes that mention a run directory or carry it in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if str(run_dir) in line:
+            found.append(line)
+    return found
+
+
+def eventually(check: Callable[[], bool], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.25)
+    return check()
+
+
+@pytest.fixture(scope="session")
+def micro_runs(tmp_path_factory: pytest.TempPathFactory) -> MicroRuns:
+    from orchestrator.datasets.acoustic_qa.build import build_acoustic_qa
+
+    root = tmp_path_factory.mktemp("e2e")
+    build_acoustic_qa(root / "data", seed=3, train=60, held_out=20)
+    return MicroRuns(root / "data", root)
+
+
+@pytest.fixture(scope="session")
+def whole_run(micro_runs: MicroRuns) -> Path:
+    """The directory of a run that nothing disturbed."""
+    directory = micro_runs.root / "whole"
+    code, output = micro_runs.run(directory)
+    assert code == 0, output
+    return directory
