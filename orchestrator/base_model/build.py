@@ -55,19 +55,20 @@ class BaseError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class BuildSizes:
-    """How much of everything. Clips are scenes rendered and encoded; cold_start_questions and its schedule only serve
-    the scores."""
+    """How much of everything. Clips are scenes rendered and encoded; the cold starts only serve the scores: `middling`
+    is what a run that goes on with RL starts from, `cold_start` shows what thinking is worth."""
 
-    train_clips: int = 8000
-    held_out_clips: int = 900
+    train_clips: int = 6000
+    held_out_clips: int = 800
     per_task: int = 80
-    pretrain: Schedule = field(default_factory=lambda: Schedule(steps=2500, clips=12, lr=1.5e-3))
+    pretrain: Schedule = field(default_factory=lambda: Schedule(steps=1800, clips=12, lr=1.5e-3))
     align: Schedule = field(default_factory=lambda: Schedule(steps=900, clips=32, lr=2e-3))
-    joint: Schedule = field(default_factory=lambda: Schedule(steps=1200, clips=16, lr=8e-4))
-    pretrain_mix: Mix = field(default_factory=lambda: Mix(direct=1.0, think=0.5, describe=0.3))
-    joint_mix: Mix = field(default_factory=lambda: Mix(direct=1.0, think=0.3, describe=0.3))
-    cold_start: Schedule = field(default_factory=lambda: Schedule(steps=60, clips=32, lr=4e-4, warmup=10))
-    cold_start_questions: int = 400
+    joint: Schedule = field(default_factory=lambda: Schedule(steps=900, clips=16, lr=8e-4))
+    pretrain_mix: Mix = field(default_factory=lambda: Mix(direct=1.0, think=0.0, describe=0.5))
+    joint_mix: Mix = field(default_factory=lambda: Mix(direct=1.0, think=0.06, describe=0.5))
+    middling: Schedule = field(default_factory=lambda: Schedule(steps=10, clips=32, lr=4e-4, warmup=10))
+    cold_start: Schedule = field(default_factory=lambda: Schedule(steps=150, clips=32, lr=4e-4, warmup=10))
+    cold_start_questions: int = 1500
     vocabulary: int = VOCABULARY
 
 
@@ -79,6 +80,7 @@ MICRO = BuildSizes(
     pretrain=Schedule(steps=3, clips=4, lr=1e-3, warmup=1),
     align=Schedule(steps=3, clips=4, lr=1e-3, warmup=1),
     joint=Schedule(steps=3, clips=4, lr=1e-3, warmup=1),
+    middling=Schedule(steps=1, clips=4, lr=1e-3, warmup=1),
     cold_start=Schedule(steps=2, clips=4, lr=1e-3, warmup=1),
     cold_start_questions=8,
 )
@@ -110,7 +112,7 @@ def build_base(
     bank: Bank | None = None,
     encoder_weights: dict[str, Tensor] | None = None,
     device: str = "auto",
-    processes: int = 2,
+    processes: int = 1,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Trains the base and writes it to out_dir; returns the manifest.
@@ -225,17 +227,18 @@ class _Parts:
 
 
 def _scores(parts: _Parts, sizes: BuildSizes, seed: int) -> dict[str, Any]:
-    """Held-out scores: direct on the base; thinking, greedy and sampled, on a copy after a short cold start."""
+    """Held-out scores: direct on the base; thinking and direct on copies after a few and after more steps of cold start."""
     exercises, packer, unseen = parts.exercises, parts.packer, parts.unseen
     scores = {"direct": direct_score(parts.model, exercises, packer, unseen)}
     log.info("direct %s", scores["direct"].line())
-    tuned = copy.deepcopy(parts.model)
-    cold_start(tuned, exercises, packer, parts.seen, schedule=sizes.cold_start, seed=seed)
-    scores["think_greedy"] = think_score(tuned, exercises, unseen)
-    log.info("think, greedy %s", scores["think_greedy"].line())
-    scores["think_sampled"] = think_score(tuned, exercises, unseen, samples=2, temperature=1.0, seed=seed)
-    log.info("think, sampled %s", scores["think_sampled"].line())
-    scores["direct_after_cold_start"] = direct_score(tuned, exercises, packer, unseen)
+    for name, schedule in (("middling", sizes.middling), ("cold_start", sizes.cold_start)):
+        tuned = copy.deepcopy(parts.model)
+        cold_start(tuned, exercises, packer, parts.seen, schedule=schedule, seed=seed)
+        scores[f"{name}_greedy"] = think_score(tuned, exercises, unseen)
+        scores[f"{name}_sampled"] = think_score(tuned, exercises, unseen, samples=2, temperature=1.0, seed=seed)
+        scores[f"{name}_direct"] = direct_score(tuned, exercises, packer, unseen)
+        for kind in ("greedy", "sampled", "direct"):
+            log.info("%s, %s: %s", name, kind, scores[f"{name}_{kind}"].line())
     return {name: score_entry(score, TASK_MARGIN) for name, score in scores.items()}
 
 

@@ -34,6 +34,12 @@ FAMILY_WEIGHTS: Mapping[str, float] = {
     "repeats": 2.0,
     "beat": 1.0,
 }
+HELD_OUT_WEIGHTS: Mapping[str, float] = {  # so that every task gets about as many questions
+    **dict.fromkeys(FAMILY_WEIGHTS, 1.0),
+    "note": 0.3,
+    "levels": 0.5,
+    "notes": 3.0,
+}
 SIDE_QUESTION_SHARE = 0.3  # a melody also asks for its instrument this often, else instruments would crowd out the rest
 
 
@@ -63,10 +69,11 @@ class ClipSource:
         self._exercises, self._config = exercises, config
         families = self.writer.families()
         self._families = families
-        self._weights = [FAMILY_WEIGHTS[family] for family in families]
+        weights = FAMILY_WEIGHTS if split == "train" else HELD_OUT_WEIGHTS
+        self._weights = [weights[family] for family in families]
 
     def scene(self, seed: int) -> Scene:
-        """A scene of a family drawn by FAMILY_WEIGHTS."""
+        """A scene of a family drawn by the weights of the split."""
         rng = random.Random(f"family/{self.split}/{seed}")
         return self.writer.draw(rng.choices(self._families, self._weights)[0], seed)
 

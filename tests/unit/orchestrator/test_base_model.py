@@ -202,5 +202,5 @@ def test_the_shipped_base_matches_its_manifest_and_hears() -> None:
     assert 1e6 <= manifest["parameters"]["decoder"] <= 4e6
     direct = manifest["scores_held_out"]["direct"]
     assert direct["tasks_above"] >= 7 and direct["n"] >= 400
-    think = manifest["scores_held_out"]["think_greedy"]
+    think = manifest["scores_held_out"]["cold_start_greedy"]
     assert think["accuracy"] >= direct["accuracy"] - math.hypot(think["stderr"], direct["stderr"])
