@@ -135,9 +135,12 @@ def _clip_faults(ref: AudioRef, clip: _Clip, question: Question) -> Iterator[str
         return
     events = question.truth.get("events", [])
     for event in events if isinstance(events, list) else []:
-        if not isinstance(event, dict) or not {"start_s", "end_s"} <= event.keys():
+        if not isinstance(event, dict):
             continue
-        start, end = float(event["start_s"]), float(event["end_s"])
+        times = [max(0.0, float(t)) for t in (event.get("start_s"), event.get("end_s")) if isinstance(t, int | float)]
+        if len(times) != 2:
+            continue
+        start, end = times
         heard = clip.level[int(start * 100) : max(int(start * 100) + 1, int(end * 100))]
         name = event.get("kind", "something")
         if not len(heard):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.datasets.acoustic_qa import archives, cuts, library, recipe, voices
+from orchestrator.datasets.acoustic_qa import archives, cuts, library, patches, recipe, voices
 from orchestrator.datasets.acoustic_qa.cuts import Cut, Cutter
 from orchestrator.datasets.acoustic_qa.library import RATE, Library
 from orchestrator.datasets.acoustic_qa.scenes import Recording
@@ -68,7 +68,7 @@ def build_bank(fetched: Fetched, folder: Path) -> Bank:
     """Cuts every recording and writes the bank into `folder` (catalogue.jsonl, waves.npy). Raises as `bank_for`."""
     cutter = Cutter(Library(fetched.sources))
     kept, lost = _with_both_sides(cutter.all())
-    thinner = [f"{', '.join(_domains(name))}: no {name} ({reason})" for name, reason in fetched.missing.items()]
+    thinner = _missing_lines(fetched.missing)
     thinner += cutter.problems + lost
     if not kept:
         raise BankError("no kind of sound has recordings for both splits:\n  " + "\n  ".join(thinner))
@@ -118,9 +118,10 @@ def _key(fetched: Fetched) -> str:
     for source in fetched.sources.values():
         digest.update(f"{source.name} {source.version} {source.sha256}\n".encode())
     digest.update("\n".join(fetched.missing).encode())
-    for module in (archives, cuts, library, recipe, voices):
+    for module in (archives, cuts, library, patches, recipe, voices):
         digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(Path(__file__).read_bytes())
+    digest.update(Path(__file__).with_name("espeak.py").read_bytes())
     return digest.hexdigest()[:20]
 
 
@@ -144,5 +145,10 @@ def _with_both_sides(found: list[Cut]) -> tuple[list[Cut], list[str]]:
     return [c for c in found if len(sides[c.domain, c.kind]) == 2], lost
 
 
-def _domains(package_name: str) -> tuple[str, ...]:
-    return next((package.domains for package in PACKAGES if package.name == package_name), ("?",))
+def _missing_lines(missing: dict[str, str]) -> list[str]:
+    """A line for each group of packages that thin the same domains for the same reason."""
+    domains_of = {package.name: ", ".join(package.domains) for package in PACKAGES}
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, reason in missing.items():
+        groups.setdefault((domains_of.get(name, "?"), reason), []).append(name)
+    return [f"{domains}: no {', '.join(names)} ({reason})" for (domains, reason), names in groups.items()]

@@ -46,7 +46,8 @@ DOMAINS = ("speech", "sound", "music", "drum", "tone")
 SIDE_SHARE = (
     0.5  # of the further questions a clip would carry: all of them would crowd out the families made for those tasks
 )
-DRAWS_PER_QUESTION = 60  # scenes tried before a task counts as impossible with this bank
+DRAWS_PER_QUESTION = 60  # scenes tried in all, as a bound
+PROBES = 100  # scenes of a family tried to see which tasks it can carry
 
 
 def build_acoustic_qa(
@@ -136,7 +137,7 @@ class _Split:
         catalogue = Catalogue(bank.recordings)
         writer = SceneWriter(catalogue, self.name)
         kinds = {domain: catalogue.kinds(domain) for domain in DOMAINS}
-        possible = [t for t in TASKS if any(t in FAMILY_TASKS[family] for family in writer.families())]
+        possible = _possible(writer, kinds)
         wanted = dict(zip(possible, _shares(count, len(possible)), strict=True))
         room = {task: math.ceil(share / _answers(task, kinds)) for task, share in wanted.items()}
         given: Counter[tuple[str, str]] = Counter()
@@ -161,9 +162,8 @@ class _Split:
             self.seconds += clip.seconds
         for task in TASKS:
             if wanted.get(task, 1) > 0:
-                say(
-                    f"thinner: {self.name} has {sum(q.task == task for q in self.questions)} questions of the task {task}"
-                )
+                have = sum(q.task == task for q in self.questions)
+                say(f"thinner: {self.name} has {have or 'no'} questions of the task {task}")
         if not self.questions:
             raise DataError(
                 f"no {self.name} question can be built from the recordings at hand; see what is missing above"
@@ -179,6 +179,17 @@ def _answers(task: str, kinds: dict[str, tuple[str, ...]]) -> int:
     """How many different answers a task has: its share is spread evenly over them."""
     domain = {"word": "speech", "source": "sound", "instrument": "music"}.get(task)
     return len(kinds[domain]) if domain else round(1 / TASKS[task].chance)
+
+
+def _possible(writer: SceneWriter, kinds: dict[str, tuple[str, ...]]) -> list[str]:
+    """Tasks that scenes of this bank can carry (without soundfonts a note is never an instrument's)."""
+    found: set[str] = set()
+    for family in writer.families():
+        for draw in range(PROBES):
+            if found.issuperset(FAMILY_TASKS[family]):
+                break
+            found |= {q.task for q in questions_for(writer.draw(family, draw), kinds, "probe")}
+    return [task for task in TASKS if task in found]
 
 
 def _plan(families: tuple[str, ...], wanted: dict[str, int], rng: random.Random) -> Iterator[tuple[str, str]]:

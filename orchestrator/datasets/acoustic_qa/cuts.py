@@ -17,7 +17,8 @@ import numpy as np
 from orchestrator.datasets.acoustic_qa import recipe
 from orchestrator.datasets.acoustic_qa.archives import ArchiveError
 from orchestrator.datasets.acoustic_qa.library import RATE, Library, LibraryError, to_rate
-from orchestrator.datasets.acoustic_qa.voices import Espeak, SoundFont, ToneShape, VoiceError, flite, tone
+from orchestrator.datasets.acoustic_qa.patches import Patch
+from orchestrator.datasets.acoustic_qa.voices import SoundFont, ToneShape, Utterance, VoiceError, espeak, flite, tone
 
 NOTE_HELD_S, NOTE_RELEASE_S = 1.25, 0.1
 SOUND_MAX_S, WORD_MAX_S, DRUM_MAX_S = 8.0, 1.2, 0.8
@@ -82,19 +83,24 @@ class Cutter:
                         yield Cut(word, "speech", split, package, speaker, wave)
 
     def _espeak(self) -> Iterator[Cut]:
+        jobs = [
+            (split, Utterance(voice, word, *manner))
+            for split, voices in recipe.ESPEAK_VOICES.items()
+            for voice, manner in voices.items()
+            for word in recipe.WORDS
+        ]
         try:
-            espeak = Espeak()
+            said, rate = espeak([utterance for _, utterance in jobs])
         except VoiceError as error:
             self.problems.append(f"speech: {error}")
             return
-        for split, voices in recipe.ESPEAK_VOICES.items():
-            for voice, (words_per_minute, pitch) in voices.items():
-                try:
-                    for word in recipe.WORDS:
-                        wave = trim(to_rate(espeak.say(voice, word, words_per_minute, pitch), espeak.rate))
-                        yield Cut(word, "speech", split, "espeak-ng", f"espeak-{voice}", wave[: int(WORD_MAX_S * RATE)])
-                except VoiceError as error:
-                    self.problems.append(f"speech: {error}")
+        for (split, utterance), samples in zip(jobs, said, strict=True):
+            if len(samples):
+                wave = trim(to_rate(samples, rate))[: int(WORD_MAX_S * RATE)]
+                yield Cut(utterance.text, "speech", split, "espeak-ng", f"espeak-{utterance.voice}", wave)
+        unknown = sorted({u.voice for (_, u), samples in zip(jobs, said, strict=True) if not len(samples)})
+        if unknown:
+            self.problems.append(f"speech: espeak-ng does not speak with {', '.join(unknown)}")
 
     def _flite(self) -> Iterator[Cut]:
         binaries = self._library.paths("flite", "*/bin/flite")
@@ -135,18 +141,31 @@ class Cutter:
 
     def _notes(self) -> Iterator[Cut]:
         for split, packages in recipe.SOUNDFONTS.items():
-            for package in packages:
-                files = self._library.paths(package, "*/sounds/sf[23]/*.sf[23]")
-                if not files:
+            for package, programs in packages.items():
+                if not self._library.has(package):
                     continue
                 try:
-                    font = SoundFont(files[0], RATE)
-                    for kind, program in recipe.INSTRUMENTS.items():
-                        waves = font.notes(program, recipe.NOTES, NOTE_HELD_S, NOTE_RELEASE_S)
+                    for kind, program, waves in self._played(package, programs):
                         for midi, wave in zip(recipe.NOTES, waves, strict=True):
-                            yield Cut(kind, "music", split, package, package, trim(wave), midi)
+                            yield Cut(kind, "music", split, package, f"{package}-{program}", trim(wave), midi)
                 except (VoiceError, LibraryError) as error:
                     self.problems.append(f"music: {package}: {error}")
+
+    def _played(
+        self, package: str, programs: dict[str, tuple[int, ...]]
+    ) -> Iterator[tuple[str, int, Iterator[np.ndarray]]]:
+        """(kind, program, a wave for each of NOTES) from a soundfont or a folder of patches."""
+        fonts = self._library.paths(package, "*/sounds/sf[23]/*.sf[23]")
+        font = SoundFont(fonts[0], RATE) if fonts else None
+        for kind, numbers in programs.items():
+            for program in numbers:
+                if font is not None:
+                    yield kind, program, font.notes(program, recipe.NOTES, NOTE_HELD_S, NOTE_RELEASE_S)
+                    continue
+                patches = self._library.paths(package, f"*/Tone_000/{program:03d}_*.pat")
+                if not patches:
+                    raise LibraryError(f"it has neither a soundfont nor a patch of program {program}")
+                yield kind, program, Patch(patches[0], RATE).notes(recipe.NOTES, NOTE_HELD_S + NOTE_RELEASE_S)
 
     def _drums(self) -> Iterator[Cut]:
         for split, places in recipe.DRUMS.items():

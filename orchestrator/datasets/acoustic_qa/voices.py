@@ -1,4 +1,4 @@
-"""Synthesises words and notes: espeak-ng (in process), flite (its binary), SoundFonts (tinysoundfont), plain tones (numpy).
+"""Synthesises words and notes: espeak-ng and flite (child processes), SoundFonts (tinysoundfont), plain tones (numpy).
 
 Neighbours: `bank` asks for every word, note and tone of the recipe.
 Invariants: deterministic; float32 mono with the sample rate beside it; an engine that cannot run is a VoiceError saying why.
@@ -6,10 +6,11 @@ Invariants: deterministic; float32 mono with the sample rate beside it; an engin
 
 from __future__ import annotations
 
-import ctypes
 import io
+import json
 import subprocess
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,54 +20,41 @@ import soundfile
 from orchestrator.datasets.schema import DataError
 
 FLITE_TIMEOUT_S = 30
+ESPEAK_TIMEOUT_S = 120  # all words of all voices take 2 s
 SOUNDFONT_GAIN_DB = -10.0  # keeps loud presets below full scale
 VELOCITY = 100
-_RETRIEVE_AUDIO, _DONT_EXIT = 1, 0x8000
-_RATE, _PITCH = 1, 3  # espeak_PARAMETER
-_UTF8 = 1
-_SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 class VoiceError(DataError):
     """A synthesiser cannot be used; the message says which and why."""
 
 
-class Espeak:
-    """The espeak-ng library of the espeakng-loader wheel. One instance a process (the library keeps global state)."""
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """What espeak-ng shall say. pitch: 0..99."""
 
-    def __init__(self) -> None:
-        try:
-            import espeakng_loader
+    voice: str
+    text: str
+    words_per_minute: int
+    pitch: int
 
-            self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-            folder = Path(espeakng_loader.get_data_path()).parent
-        except (ImportError, OSError) as error:
-            raise VoiceError(f"espeak-ng cannot be loaded: {error}; install espeakng-loader") from error
-        self.rate = int(self._library.espeak_Initialize(_RETRIEVE_AUDIO, 0, str(folder).encode(), _DONT_EXIT))
-        if self.rate <= 0:
-            raise VoiceError(f"espeak-ng does not start with its data in {folder}")
-        self._heard: list[np.ndarray] = []
-        self._callback = _SYNTH_CALLBACK(self._receive)  # kept: the library calls it as long as it lives
-        self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples: ctypes._Pointer[ctypes.c_short], count: int, _events: int | None) -> int:
-        if count > 0:
-            self._heard.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
+def espeak(utterances: Sequence[Utterance]) -> tuple[list[np.ndarray], int]:
+    """Says them with espeak-ng, in order: float32 [L] each (empty for an unknown voice), and their sample rate.
 
-    def say(self, voice: str, text: str, words_per_minute: int, pitch: int) -> np.ndarray:
-        """float32 [L] at `self.rate`. Raises VoiceError for an unknown voice."""
-        if self._library.espeak_SetVoiceByName(voice.encode()):
-            raise VoiceError(f"espeak-ng has no voice {voice!r}")
-        self._library.espeak_SetParameter(_RATE, words_per_minute, 0)
-        self._library.espeak_SetParameter(_PITCH, pitch, 0)
-        self._heard.clear()
-        spoken = text.encode() + b"\0"
-        self._library.espeak_Synth(spoken, ctypes.c_size_t(len(spoken)), 0, 0, 0, _UTF8, None, None)
-        self._library.espeak_Synchronize()
-        if not self._heard:
-            raise VoiceError(f"espeak-ng said nothing for {text!r} with voice {voice!r}")
-        return (np.concatenate(self._heard) / 32768.0).astype(np.float32)
+    In a process of its own: the library keeps state, and the second use in a process would sound a little different from the first.
+    """
+    jobs = json.dumps([[u.voice, u.text, u.words_per_minute, u.pitch] for u in utterances])
+    command = [sys.executable, "-m", "orchestrator.datasets.acoustic_qa.espeak"]
+    try:
+        done = subprocess.run(command, input=jobs.encode(), capture_output=True, timeout=ESPEAK_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise VoiceError(f"espeak-ng cannot run: {error}") from error
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise VoiceError(f"espeak-ng ended with status {done.returncode}: {reason[-1]}")
+    with np.load(io.BytesIO(done.stdout)) as said:
+        return [said[f"said_{number}"] for number in range(len(utterances))], int(said["rate"])
 
 
 def flite(
