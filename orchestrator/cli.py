@@ -100,7 +100,9 @@ def _run(config: ExperimentConfig) -> int:
         return INTERRUPTED
     except (MgrdError, TrainerDied, RuntimeError, OSError) as error:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
-        errors.print(f"[red]failed:[/red] {type(error).__name__}: {escape(str(error))}\n{escape(resume)}", highlight=False)
+        errors.print(
+            f"[red]failed:[/red] {type(error).__name__}: {escape(str(error))}\n{escape(resume)}", highlight=False
+        )
         return FAILED
     print_report(console, report)
     return 0
@@ -157,6 +159,7 @@ def show_config(overrides: Overrides = None) -> None:
 def ui(port: Annotated[int, typer.Option(help="Port of the MLflow page.")] = 5000) -> None:
     """Open MLflow on the runs of this machine (stop with Ctrl-C)."""
     from orchestrator.embedded import mlflow_command
+    from orchestrator.processes import claim_port
 
     root = paths.mlflow_root(ExperimentConfig())
     if not root.is_dir():
@@ -164,12 +167,40 @@ def ui(port: Annotated[int, typer.Option(help="Port of the MLflow page.")] = 500
             f"[red]refused:[/red] no MLflow store in {root} yet; run an experiment first: mgrd run experiment=demo"
         )
         raise typer.Exit(REFUSED)
+    try:
+        claim_port(port)
+    except MgrdError as error:
+        _refuse(error)
     console.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
     command, environment = mlflow_command(root, port)
     try:
         raise typer.Exit(subprocess.call(command, env=os.environ | environment))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+@app.command("report")
+def show_report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs that have ended.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also write table, plot and the runs' reports into this folder.")
+    ] = None,
+) -> None:
+    """Compare finished runs: accuracy before and after RL, think share, true perceptions."""
+    from orchestrator.results import read_runs, table, write_folder
+
+    try:
+        finished = read_runs(runs)
+    except (MgrdError, ValueError, KeyError) as error:
+        _refuse(error)
+    rows = table(finished)
+    view = Table(*rows[0])
+    for row in rows[1:]:
+        view.add_row(*row)
+    console.print(view)
+    if out:
+        write_folder(finished, runs, out)
+        console.print(f"written to {out}", highlight=False)
 
 
 @data_app.command("build")

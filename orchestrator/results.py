@@ -1,0 +1,100 @@
+"""Several runs side by side: a table, a plot, and the reports the runs wrote.
+
+Neighbours: `report.py` wrote each run's report, `rundir` its policy updates; `mgrd report` calls this. Invariant: every number comes
+from a file that a run wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import MgrdError
+from orchestrator.rundir import RunDirectory
+
+COLUMNS = (
+    ("sampled", "sampled accuracy"),
+    ("greedy", "greedy accuracy"),
+    ("think_present", "think present"),
+    ("true_perceptions", "true perceptions"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run's directory name, its report and its policy updates in order."""
+
+    name: str
+    report: dict[str, Any]
+    updates: list[dict[str, Any]]
+
+
+def read_runs(directories: list[Path]) -> list[FinishedRun]:
+    """Raises MgrdError naming a directory that holds no finished run."""
+    runs = []
+    for path in directories:
+        directory = RunDirectory(path)
+        if not directory.report_file.is_file():
+            raise MgrdError(f"{path} holds no report.json: give the directory of a run that has ended (its run.dir)")
+        report = json.loads(directory.report_file.read_text(encoding="utf-8"))
+        runs.append(FinishedRun(path.absolute().name, report, directory.read_updates()))
+    return runs
+
+
+def table(runs: list[FinishedRun]) -> list[list[str]]:
+    """Rows of text, the first one the header: before → after RL, per cent, standard errors where there are any."""
+    rows = [["run", "seed", *(title for _, title in COLUMNS), "policy updates", "minutes"]]
+    for run in runs:
+        before, after = run.report["eval"]["before"], run.report["eval"]["after"]
+        cells = []
+        for key, _ in COLUMNS:
+            error = {"sampled": "stderr", "greedy": "greedy_stderr"}.get(key)
+            cells.append(f"{_percent(before, key, error)} → {_percent(after, key, error)}")
+        minutes = f"{run.report['seconds'] / 60:.1f}"
+        rows.append([run.name, str(run.report["seed"]), *cells, str(run.report["policy_updates"]), minutes])
+    return rows
+
+
+def write_folder(runs: list[FinishedRun], directories: list[Path], out: Path) -> None:
+    """`out`/table.md, `out`/updates.png, and per run `out`/<run>.json (its report) and <run>.updates.jsonl."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = table(runs)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for run, path in zip(runs, directories, strict=True):
+        directory = RunDirectory(path)
+        shutil.copyfile(directory.report_file, out / f"{run.name}.json")
+        shutil.copyfile(directory.updates_file, out / f"{run.name}.updates.jsonl")
+    _plot(runs, out / "updates.png")
+
+
+def _plot(runs: list[FinishedRun], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = ("reward/mean", "accuracy", "think/true_perceptions", "policy/entropy")
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), layout="constrained")
+    for axis, key in zip(axes, panels, strict=True):
+        for run in runs:
+            points = [(r["update"], r["metrics"][key]) for r in run.updates if key in r["metrics"]]
+            axis.plot([x for x, _ in points], [y for _, y in points], label=run.name, linewidth=1)
+        axis.set_title(key)
+        axis.set_xlabel("policy update")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _percent(side: dict[str, Any], key: str, error: str | None) -> str:
+    value = side.get(key)
+    if value is None:
+        return "–"
+    spread = f" ±{100 * side[error]:.1f}" if error and side.get(error) else ""
+    return f"{100 * value:.1f}{spread}"
