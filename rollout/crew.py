@@ -54,6 +54,8 @@ class Crew:
 
     def start(self, timeout_s: float) -> None:
         """Raises EngineDied when one does not come up; all are stopped then."""
+        if not ray.is_initialized():
+            raise EngineDied("rollout workers need a running Ray; call ray.init or start the embedded services first")
         self._start_timeout_s = timeout_s
         try:
             for member in self.members:

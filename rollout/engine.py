@@ -63,6 +63,7 @@ class Engine:
         self._pauses = asyncio.Lock()
         self._switches: dict[str, list[tuple[int, int]]] = {}  # sample -> (tokens it had, version from then on)
         self._requests = 0
+        self._cores: list[Any] = []
 
     @property
     def version(self) -> int:
@@ -89,6 +90,7 @@ class Engine:
             self._tokenizer = load_tokenizer(self._spec.model_path)
             self._special = special_ids(self._tokenizer)
             self._running = AsyncLLM.from_engine_args(engine_args(self._spec))
+            self._cores = list(self._running.engine_core.resources.engine_manager.processes)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineDied(f"no engine on {self._spec.model_path}: {reason(error)}") from error
         logger.info("engine on %s up in %.1f s", self._spec.model_path, time.perf_counter() - began)
@@ -382,7 +384,14 @@ class Engine:
         except (EngineDied, RequestRefused, WeightsRefused):
             raise
         except Exception as error:
-            raise EngineDied(f"engine on {self._spec.model_path} died while {doing}: {reason(error)}") from error
+            raise EngineDied(
+                f"engine on {self._spec.model_path} died while {doing}: {reason(error)}{self._obituary()}"
+            ) from error
+
+    def _obituary(self) -> str:
+        """How the engine core ended, if it did; its own last words are in this process's log."""
+        ends = [f"pid {core.pid} ended with exit code {core.exitcode}" for core in self._cores if core.exitcode]
+        return f" (engine core {', '.join(ends)}; -9 is a kill, often for want of memory)" if ends else ""
 
 
 def _without_data(engine_input: Any) -> Any:

@@ -100,4 +100,5 @@ def engine_args(spec: EngineSpec) -> AsyncEngineArgs:
         hf_overrides={"with_encoder": spec.with_encoder},
         worker_extension_cls=WORKER_EXTENSION,
         disable_log_stats=True,
+        use_tqdm_on_load=False,
     )

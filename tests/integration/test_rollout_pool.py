@@ -143,8 +143,15 @@ def test_a_worker_on_other_weights_is_caught_and_named(pool: RolloutPool, librar
     draw(pool, prompts)
 
 
+def test_a_pool_that_was_not_started_says_so(library: Library) -> None:
+    with pytest.raises(EngineDied, match=r"call start\(\) first"):
+        draw(RolloutPool(library.spec(), 1), prompts_of(library))
+
+
 @pytest.mark.chaos
-def test_killed_processes_are_replaced_and_the_answer_is_complete(pool: RolloutPool, library: Library) -> None:
+def test_killed_processes_are_replaced_and_the_answer_is_complete(
+    pool: RolloutPool, library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
     """SIGKILL to one worker's actor and to the other's engine core, in the middle of a batch."""
     update = update_of(14, library.changed_weights(1))
     pool.swap(update, TIMEOUT_S)
@@ -160,6 +167,7 @@ def test_killed_processes_are_replaced_and_the_answer_is_complete(pool: RolloutP
 
     groups = pool.generate(prompts, specs, [p.question_id for p in prompts], on_done=kill_both)
     assert [len(group) for group in groups] == [4] * 8
+    assert f"engine core pid {core.pid} ended with exit code -9" in caplog.text
     assert {v for g in groups for s in g for v in s.versions} == {14}
     samples = [s for group in groups for s in group]
     assert library.worst(library.reference_on(library.changed_weights(1)), samples) <= LIMIT
