@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.config.schema import ClusterConfig
 
 REDIS_TIMEOUT_S = 60.0  # an append-only file of a long run is read back first
-MLFLOW_TIMEOUT_S = 180.0  # 8 s on two idle cores with bytecode; the first start also creates the schema
+MLFLOW_TIMEOUT_S = 300.0  # 8 s on two idle cores with bytecode; machines that train beside it take far longer
 RAY_STOP_TIMEOUT_S = 5.0
 OBJECT_STORE_MB = 256
 RAY_TRIES = 3

@@ -272,7 +272,11 @@ def main() -> int:
     environment.folder.parent.mkdir(parents=True, exist_ok=True)
     turn = os.open(environment.folder.parent, os.O_RDONLY)  # two `make` at once: the second waits, then finds it done
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another set-up is at work in {environment.folder.parent}, waiting for it", flush=True)
+            fcntl.flock(turn, fcntl.LOCK_EX)
         if environment.built_from() != wanted():
             print(f"Setting up {environment.folder}", flush=True)
             build(environment)
