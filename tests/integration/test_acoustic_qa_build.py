@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.datasets import DataError, load_questions
 from orchestrator.datasets.acoustic_qa.bank import bank_for
-from orchestrator.datasets.acoustic_qa.build import build_acoustic_qa
+from orchestrator.datasets.acoustic_qa.build import SOURCE_SEPARATOR, build_acoustic_qa
 from orchestrator.datasets.acoustic_qa.sources import PACKAGES, STAMP, Fetched, fetch
 from orchestrator.paths import cache_dir
 from rollout import AnswerKind, Question, load_audio
@@ -41,7 +41,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def recordings(questions: list[Question]) -> set[str]:
-    return {name for q in questions for name in q.source.split("+")}
+    return {name for q in questions for name in q.source.split(SOURCE_SEPARATOR)}
 
 
 def check(folder: Path, train: int, held_out: int) -> dict[str, list[Question]]:

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 NAME = "acoustic_qa"
 FORMAT = 1  # of the manifest
 TRAIN, HELD_OUT = 3200, 480  # questions
+SOURCE_SEPARATOR = " | "  # between recording ids in `Question.source`
 DOMAINS = ("speech", "sound", "music", "drum", "tone")
 SIDE_SHARE = (
     0.5  # of the further questions a clip would carry: all of them would crowd out the families made for those tasks
@@ -154,10 +155,11 @@ class _Split:
             if not kept:
                 continue
             clip = _store(folder, render(scene, bank, augment=self.name == "train"))
+            source = SOURCE_SEPARATOR.join(sorted({event.recording_id for event in scene.events}))
             for question in kept:
                 wanted[question.task] -= 1
                 given[question.task, question.answer] += 1
-                self.questions.append(dataclasses.replace(question, audio=(clip,)))
+                self.questions.append(dataclasses.replace(question, audio=(clip,), source=source))
             self.clips += 1
             self.seconds += clip.seconds
         for task in TASKS:
