@@ -220,6 +220,8 @@ class Engine:
         self, where: str, compact_ids: Sequence[int], keys: Sequence[str], clips: Mapping[str, np.ndarray]
     ) -> Any:
         """vLLM's engine input: ids with placeholders expanded, features or waveforms under their uuids."""
+        from vllm.exceptions import VLLMClientError
+
         from rollout.audio import FeatureError
 
         request: Any = {"prompt_token_ids": list(compact_ids)}
@@ -228,7 +230,7 @@ class Engine:
                 items = [clips[key] if key in clips else self._features.get(key) for key in keys]
                 request |= {"multi_modal_data": {"audio": items}, "multi_modal_uuids": {"audio": list(keys)}}
             return self._llm.renderer.render_cmpl([request])[0]
-        except (ValueError, FeatureError) as error:
+        except (ValueError, FeatureError, VLLMClientError) as error:
             raise RequestRefused(f"{where}: {reason(error)}") from error
 
     async def _request(self, where: str, engine_input: Any, params: SamplingParams) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from engine_room import probe_of, sampling, update_of
 
-from rollout import FinishReason, WeightUpdate, special_ids
+from rollout import FinishReason, WeightUpdate, load_config, special_ids
 from rollout.errors import RequestRefused, WeightsRefused
 
 if TYPE_CHECKING:
@@ -107,6 +107,40 @@ def test_a_bad_request_fails_alone(engine_room: EngineRoom) -> None:
     assert engine_room.worst(engine_room.reference, [*outcomes[0], *outcomes[5]]) <= LIMIT
     with pytest.raises(RequestRefused, match="no features"):
         engine_room.generate([good, bad["features 0000"]])
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (np.zeros(600, np.float32), "must have one dimension and 0.08..29.98 s"),
+        (np.zeros(16000 * 31, np.float32), "cut longer audio into several items"),
+        (np.zeros((2, 3, 4), np.float32), "must have one dimension"),
+        (np.zeros((10, 128), np.int64), "audio features must be floats"),
+        (np.zeros((0, 128), np.float32), "audio features must be floats"),
+        (np.zeros((5000, 128), np.float32), "audio features must be floats"),
+    ],
+)
+def test_audio_that_the_model_cannot_take_is_refused_in_words(
+    engine_room: EngineRoom, item: np.ndarray, words: str
+) -> None:
+    prompt = replace(engine_room.audio_prompts[0], feature_keys=("odd",))
+    with pytest.raises(RequestRefused, match=words):
+        engine_room.run(engine_room.engine.generate([prompt], [sampling(0)], ["odd"], {"odd": item}))
+
+
+def test_more_clips_than_the_engine_allows_are_refused(engine_room: EngineRoom) -> None:
+    with pytest.raises(RequestRefused, match="At most 4 audio"):
+        engine_room.generate([engine_room.ask("five clips", [0, 0, 1, 1, 2])])
+
+
+def test_an_engine_without_encoder_refuses_waveforms(engine_room: EngineRoom) -> None:
+    from rollout.model.vllm_plugin.items import AudioParser
+
+    config = load_config(engine_room.model_dir).audio_encoder_config
+    parser = AudioParser(config, with_encoder=False)
+    with pytest.raises(ValueError, match="holds no audio encoder"):
+        parser.parse_mm_data({"audio": [engine_room.clips[0]]})
+    assert len(parser.parse_mm_data({"audio": [np.zeros((10, config.feature_dim), np.float32)]})["audio"]) == 1
 
 
 def test_after_a_swap_the_probe_follows_the_new_weights(restored: EngineRoom) -> None:

@@ -179,6 +179,26 @@ def test_killed_processes_are_replaced_and_the_answer_is_complete(
     assert {v for g in again for s in g for v in s.versions} == {14}
 
 
+@pytest.mark.chaos
+def test_a_worker_that_falls_silent_is_replaced_and_the_others_take_its_questions(
+    pool: RolloutPool, library: Library, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SIGSTOP to an engine core: it neither answers nor dies."""
+    update = update_of(15, library.changed_weights(1))
+    pool.swap(update, TIMEOUT_S)
+    prompts = prompts_of(library)
+    silent, busy = (_engine_core(psutil.Process(member.pid)) for member in pool._crew.members)
+    silent.suspend()
+    monkeypatch.setattr(pool, "_timeout_s", 8.0)
+    groups = draw(pool, prompts)
+    assert [len(group) for group in groups] == [2] * len(prompts)
+    assert {v for g in groups for s in g for v in s.versions} == {15}
+    assert "rollout worker 0 died with 4 questions open (no answer for" in caplog.text
+    _, alive = psutil.wait_procs([silent], timeout=30)
+    assert not alive
+    assert busy.is_running()
+
+
 def _engine_core(actor: psutil.Process) -> psutil.Process:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
