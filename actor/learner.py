@@ -7,6 +7,7 @@ on the same weights give the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -25,6 +26,10 @@ from megatron.core.distributed import finalize_model_grads  # noqa: E402
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
 
 Output = TypeVar("Output")
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient is no finite number; the message says which and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class Learner:
         loss: Callable[[Any, MicroBatch], Loss],
         **forward_options: Any,
     ) -> StepResult:
-        """One optimizer step over `batches`."""
+        """One optimizer step over `batches`. Raises TrainingDiverged when a loss or the gradient is not finite."""
         if self.optimizer is None:
             raise RuntimeError("this learner has no optimizer; call reset_optimizer first")
 
@@ -122,7 +127,6 @@ class Learner:
             micro_batch_size=1,
             forward_only=False,
         )
-        grad_norm, lr = self.optimizer.step()
         sums: dict[str, float] = {}
         per_sequence: dict[str, dict[int, torch.Tensor]] = {}
         for result in results:
@@ -132,4 +136,15 @@ class Learner:
                 sums[name] = sums.get(name, 0.0) + float(value)
             for name, values in result.per_sequence.items():
                 per_sequence.setdefault(name, {}).update(values)
+        bad = [f"{name}={value}" for name, value in sums.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingDiverged(
+                f"{', '.join(bad)} is not a finite number; no step was taken. Resume from the last checkpoint with a lower "
+                "learning rate or a tighter clip_grad"
+            )
+        grad_norm, lr = self.optimizer.step()
+        if not math.isfinite(grad_norm):
+            raise TrainingDiverged(
+                f"the gradient norm is {grad_norm}; resume from the last checkpoint with a lower learning rate"
+            )
         return StepResult(sums, per_sequence, grad_norm, lr)

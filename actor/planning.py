@@ -57,7 +57,7 @@ class Planner:
         self._audio_patch_id = audio_patch_id
         self._head_dim = head_dim
         self._rotary_base = rotary_base
-        self._share_prompts = share_prompts
+        self.share_prompts = share_prompts
 
     def steps(self, sequences: Sequence[TokenSequence], minibatches: int = 1, seed: int = 0) -> list[Step]:
         """One Step a minibatch; with minibatches=1 the whole list in one.
@@ -69,7 +69,7 @@ class Planner:
             packing.Lengths(prompt, len(sequence.prompt_ids), len(sequence.response_ids))
             for prompt, sequence in zip(prompts, sequences, strict=True)
         ]
-        units = packing.make_units(lengths, self._budget, self._share_prompts)
+        units = packing.make_units(lengths, self._budget, self.share_prompts)
         parts = packing.split_minibatches(units, minibatches, seed)
         return [self._step(part, sequences, lengths) for part in parts]
 

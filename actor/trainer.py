@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 Stage = Literal["sft", "ppo"]
 META_FILE = "trainer.json"
+WEIGHT_FILE = ".safetensors"  # in the name of weight files and of the index over their shards
 
 
 class TrainerError(RuntimeError):
@@ -60,10 +61,8 @@ class Trainer:
         self._config = load_config(spec.model_path)
         self._dtype = getattr(torch, spec.dtype)
         self._frozen_adapter = weights.adapter_is_frozen(spec.freeze)
-        stored = load_weights(spec.model_path)
-        self._encoder = {name: tensor for name, tensor in stored.items() if name.startswith(weights.ENCODER_PREFIX)}
         model = self._build(critic=False)
-        weights.load_tensors(model, stored)
+        weights.load_tensors(model, _trained_weights(spec.model_path))
         weights.freeze(model, spec.freeze)
         self.actor = Learner(model, self._dtype)
         self.critic: Learner | None = None
@@ -87,7 +86,9 @@ class Trainer:
 
     def reset_optimizer(self, stage: Stage) -> None:
         """Begin a stage: fresh optimizer and schedule; "ppo" also takes a critic (the actor's weights, value head zero) and,
-        with a KL penalty, a reference model from the actor as it is now."""
+        with a KL penalty, a reference model from the actor as it is now. Raises TrainerError for another stage."""
+        if stage not in get_args(Stage):
+            raise TrainerError(f"there is no stage {stage!r}; stages are {', '.join(get_args(Stage))}")
         self.stage = stage
         if stage == "sft":
             self.critic = self.reference = None
@@ -154,9 +155,10 @@ class Trainer:
         """Rank 0 writes a Hugging Face folder with public names, encoder and tokenizer included (all ranks call)."""
         exported = weights.export_tensors(self.actor.model)
         if self.world.rank == 0:
-            target = save_checkpoint(directory, self._config, self._encoder | exported)
+            encoder = load_weights(self.spec.model_path, weights.ENCODER_PREFIX)
+            target = save_checkpoint(directory, self._config, encoder | exported)
             for path in Path(self.spec.model_path).iterdir():
-                if path.is_file() and path.suffix != ".safetensors" and not (target / path.name).exists():
+                if path.is_file() and WEIGHT_FILE not in path.name and not (target / path.name).exists():
                     shutil.copyfile(path, target / path.name)
 
     def save(self, directory: str) -> None:
@@ -217,6 +219,12 @@ class Trainer:
         own = model.state_dict()
         kept = {weights.HEAD} if model.critic else set()
         model.load_state_dict({name: value if name in kept else state[name] for name, value in own.items()})
+
+
+def _trained_weights(model_path: str) -> dict[str, torch.Tensor]:
+    """What the trainer holds of a folder: adaptor and decoder, not the encoder."""
+    prefixes = (weights.ADAPTER_PREFIX, "model.", "lm_head.")
+    return {name: tensor for prefix in prefixes for name, tensor in load_weights(model_path, prefix).items()}
 
 
 def _logprobs(output: TokenOutputs) -> torch.Tensor:

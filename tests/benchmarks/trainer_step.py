@@ -60,7 +60,7 @@ def main() -> None:
         response_tokens=arguments.response,
     )
     with one_rank(spec, folder) as trainer:
-        trainer.planner._share_prompts = not arguments.no_sharing
+        trainer.planner.share_prompts = not arguments.no_sharing
         trainer.reset_optimizer("ppo")
         trainer.ppo_update(batch, 0)
         phases: dict[str, float] = {}

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def batch(case: Case) -> list[Experience]:
 def group(case: Case) -> Iterator[TrainerGroup]:
     started_here = not ray.is_initialized()
     if started_here:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as a run does: Ray's default of 15 starves on a busy machine
         ray.init(num_cpus=2, include_dashboard=False, logging_level="error", object_store_memory=100_000_000)
     trainer = TrainerGroup(trainer_spec(case, world_size=2), step_timeout_s=120.0)
     trainer.start(START_S)
@@ -97,9 +99,14 @@ def test_a_killed_rank_is_named_and_the_world_ends(group: TrainerGroup, batch: l
         group.weights(1)
 
 
-def test_a_rank_that_does_not_answer_in_time_is_named(group: TrainerGroup, batch: list[Experience]) -> None:
-    """The group starts again after a death; a limit that nobody can meet ends it with the call's name."""
+def test_a_refused_batch_comes_back_with_its_reason(group: TrainerGroup, batch: list[Experience]) -> None:
+    """The group starts again after a death; what a rank raises is named."""
     group.start(START_S)
-    group._step_timeout_s = 0.001
-    with pytest.raises(TrainerDied, match=r"trainer rank \d: no answer to sft_step within 0 s"):
-        group.sft_step(sft_examples(batch))
+    audio = next(item for item in batch if item.feature_keys)
+    with pytest.raises(TrainerDied, match=r"trainer rank [01]: log_probs failed: BatchError: a prompt has \d+ audio"):
+        group.log_probs([replace(audio, feature_keys=())])
+
+
+def test_a_rank_that_does_not_answer_in_time_is_named(group: TrainerGroup) -> None:
+    with pytest.raises(TrainerDied, match="trainer rank 0: no answer to start within 0 s"):
+        group.start(0.001)

@@ -203,6 +203,16 @@ def test_every_setting_of_an_update_runs(
         assert metrics["reference_kl"] > 0 and metrics["approx_kl"] > 0
 
 
+def test_a_loss_that_is_no_number_stops_before_the_weights_move(fresh: Any, batch: list[Experience]) -> None:
+    from actor.learner import TrainingDiverged
+
+    fresh.reset_optimizer("ppo")
+    before = fresh.weights(0).checksum
+    with pytest.raises(TrainingDiverged, match="value_loss=nan is not a finite number; no step was taken"):
+        fresh.ppo_update([replace(item, reward=float("nan")) for item in batch], 0)
+    assert fresh.weights(0).checksum == before
+
+
 def test_wrong_calls_and_batches_are_refused_by_name(fresh: Any, batch: list[Experience]) -> None:
     from actor.megatron.batch import BatchError
     from actor.ppo import BatchRefused
@@ -212,6 +222,8 @@ def test_wrong_calls_and_batches_are_refused_by_name(fresh: Any, batch: list[Exp
         fresh.ppo_update(batch, 0)
     with pytest.raises(TrainerError, match="there is no critic"):
         fresh.values(batch)
+    with pytest.raises(TrainerError, match="there is no stage 'rl'; stages are sft, ppo"):
+        fresh.reset_optimizer("rl")
     audio = next(item for item in batch if item.feature_keys)
     with pytest.raises(BatchError, match="yield 0; the prompt was built for other audio"):
         fresh.log_probs([replace(audio, feature_keys=())])
