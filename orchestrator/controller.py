@@ -114,7 +114,8 @@ class Controller:
             self.parts.start(redis_url, run_id)
             self._restore()
         except BaseException as error:
-            self.tracker.finish("FAILED", f"start: {type(error).__name__}: {error}")
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            self.tracker.finish(status, f"start: {type(error).__name__}: {error}")
             self.parts.stop()
             raise
 
@@ -195,7 +196,8 @@ class Controller:
         cursor = Cursor(len(pool), derive(self.config.run.seed, "cursor"))
         if progress:
             cursor.load_state_dict(progress["cursor"])
-        if not done and "checkpoint" not in self.state:
+        if "checkpoint" not in self.state:  # no cold start came before
+            self.parts.trainer.reset_optimizer("ppo")
             self._checkpoint("start", version=self.state.get("version", 0))
         self.directory.keep_updates_through(done)
         if self.changed:  # trajectories after the checkpoint were sampled by weights that this run will not have
