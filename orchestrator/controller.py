@@ -234,8 +234,8 @@ class Controller:
         tags = {
             "mgrd.run_id": self.state["mlflow_run_id"],
             "mgrd.base": str(self.parts.model_path),
-            "mgrd.weights_version": str(self.state["version"]),
-            "mgrd.checkpoint": self.state["checkpoint"],
+            "mgrd.weights_version": str(self.state.get("version", 0)),
+            "mgrd.checkpoint": self.state.get("checkpoint", ""),
             "mgrd.train_digest": self.questions.train_digest,
         }
         self.tracker.register_model(str(target), f"mgrd-{self.config.run.name}", tags)
