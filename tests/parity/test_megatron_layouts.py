@@ -35,6 +35,7 @@ def scenario(trainer: Trainer, batch: list[Experience]) -> dict[str, Any]:
 
     out: dict[str, Any] = {"log_probs": trainer.log_probs(batch)}
     out["sft"] = trainer.sft_step(sft_examples(batch)).metrics
+    out["lonely"] = trainer.sft_step(sft_examples(batch[:1])).metrics  # less than one sequence a rank
     trainer.reset_optimizer("ppo")
     out["values"] = trainer.values(batch)
     out["updates"] = [trainer.ppo_update(batch, seed).metrics for seed in range(2)]
@@ -108,7 +109,7 @@ def test_log_probs_and_values_agree(results: dict[str, Any], layout: str) -> Non
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_losses_and_gradient_norms_agree(results: dict[str, Any], layout: str) -> None:
-    pairs = [(results[layout]["sft"], results["one"]["sft"])]
+    pairs = [(results[layout][name], results["one"][name]) for name in ("sft", "lonely")]
     pairs += zip(results[layout]["updates"], results["one"]["updates"], strict=True)
     for ours, one in pairs:
         assert ours.keys() == one.keys()

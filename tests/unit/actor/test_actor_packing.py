@@ -23,6 +23,7 @@ def rows_of(lengths: list[Lengths], unit: Unit) -> int:
     return lengths[unit.members[0]].prompt_tokens + sum(lengths[m].response_tokens - 1 for m in unit.members)
 
 
+@settings(deadline=None)
 @given(batches(), st.booleans())
 def test_units_hold_every_sequence_once_within_budget_and_one_prompt(lengths: list[Lengths], share: bool) -> None:
     units = packing.make_units(lengths, BUDGET, share)
@@ -33,6 +34,7 @@ def test_units_hold_every_sequence_once_within_budget_and_one_prompt(lengths: li
         assert share or len(unit.members) == 1
 
 
+@settings(deadline=None)
 @given(batches(), st.integers(1, 5))
 def test_ranks_differ_by_at_most_one_unit(lengths: list[Lengths], ranks: int) -> None:
     units = packing.make_units(lengths, BUDGET)
@@ -42,6 +44,7 @@ def test_ranks_differ_by_at_most_one_unit(lengths: list[Lengths], ranks: int) ->
     assert max(loads) - min(loads) <= max(unit.rows for unit in units)
 
 
+@settings(deadline=None)
 @given(batches())
 def test_micro_batches_stay_in_budget_and_no_two_could_be_one(lengths: list[Lengths]) -> None:
     units = packing.make_units(lengths, BUDGET)
@@ -52,6 +55,7 @@ def test_micro_batches_stay_in_budget_and_no_two_could_be_one(lengths: list[Leng
     assert all(a + b > BUDGET for i, a in enumerate(loads) for b in loads[i + 1 :])
 
 
+@settings(deadline=None)
 @given(batches(), st.integers(0, 5))
 def test_minibatches_split_all_sequences_the_same_way_for_a_seed(lengths: list[Lengths], seed: int) -> None:
     units = packing.make_units(lengths, BUDGET)
@@ -62,6 +66,7 @@ def test_minibatches_split_all_sequences_the_same_way_for_a_seed(lengths: list[L
     assert sorted(m for part in parts for unit in part for m in unit.members) == list(range(len(lengths)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 300)), min_size=1, max_size=60))
 def test_attention_padding_is_bounded(drawn: list[tuple[int, int]]) -> None:
     sizes = [(queries, queries + before) for queries, before in drawn]
@@ -85,7 +90,7 @@ def visible(rows: PackedRows) -> list[list[int]]:
     return [flat[place] for place in rows.inverse_N]
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(batches(), st.booleans())
 def test_every_row_sees_its_own_sequence_up_to_itself_and_nothing_else(lengths: list[Lengths], share: bool) -> None:
     for bin_ in packing.first_fit_decreasing(packing.make_units(lengths, BUDGET, share), BUDGET):
