@@ -31,7 +31,7 @@ __all__ = ["Engine", "EngineDied", "EngineSpec", "Outcome"]
 
 logger = logging.getLogger(__name__)
 
-SHUTDOWN_S = 1.0  # then the engine core is killed; it holds nothing worth saving
+SHUTDOWN_S = 1.0  # then the engine core is killed; it holds nothing worth saving and seldom ends by itself
 BAN = -100.0  # the lowest logit bias vLLM takes; exp(-100) is no chance in float32
 
 
@@ -99,6 +99,8 @@ class Engine:
         """Ends the engine's processes. Safe to call twice."""
         llm, self._running = self._running, None
         if llm is not None:
+            if llm.output_handler is not None:  # else it reports the end it is waiting for as a failure
+                llm.output_handler.cancel()
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_S)
 
     async def generate(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 KV_BLOCK_TOKENS = 32  # short prompts fill some blocks, so the samples of a question share them; the CPU kernel's unit
 STEP_TOKENS = 8192  # tokens one step may hold: a whole batch of short prompts is prefilled in a step or two
-PROCESSOR_CACHE_GIB = 1.0  # features the engine core keeps, so that a clip crosses the process border once
+PROCESSOR_CACHE_GIB = 0.5  # features the engine core keeps, so that a clip crosses the process border once
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,9 @@ def batch(case: Case) -> list[Experience]:
 def group(case: Case) -> Iterator[TrainerGroup]:
     started_here = not ray.is_initialized()
     if started_here:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # as a run does: Ray's default of 15 starves on a busy machine
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # as a run does: Ray's default of 15 starves on a busy machine
         ray.init(num_cpus=2, include_dashboard=False, logging_level="error", object_store_memory=100_000_000)
     trainer = TrainerGroup(trainer_spec(case, world_size=2), step_timeout_s=120.0)
     trainer.start(START_S)
