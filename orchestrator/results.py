@@ -59,7 +59,10 @@ def table(runs: list[FinishedRun]) -> list[list[str]]:
 
 
 def write_folder(runs: list[FinishedRun], directories: list[Path], out: Path) -> None:
-    """`out`/table.md, `out`/updates.png, and per run `out`/<run>.json (its report) and <run>.updates.jsonl."""
+    """`out`/table.md, `out`/updates.png, and per run `out`/<run>.json (its report) and <run>.updates.jsonl.
+
+    Paths in the copied reports are relative to the folder that holds the run's directory: they mean nothing elsewhere.
+    """
     out.mkdir(parents=True, exist_ok=True)
     rows = table(runs)
     lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -67,7 +70,9 @@ def write_folder(runs: list[FinishedRun], directories: list[Path], out: Path) ->
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for run, path in zip(runs, directories, strict=True):
         directory = RunDirectory(path)
-        shutil.copyfile(directory.report_file, out / f"{run.name}.json")
+        here = f"{directory.root.parent}/"
+        text = directory.report_file.read_text(encoding="utf-8").replace(here, "")
+        (out / f"{run.name}.json").write_text(text, encoding="utf-8")
         shutil.copyfile(directory.updates_file, out / f"{run.name}.updates.jsonl")
     _plot(runs, out / "updates.png")
 
