@@ -205,13 +205,14 @@ class Parts:
         """The trainer's weights into every engine, confirmed by version and checksum."""
         self.pool.swap(self.trainer.weights(version), timeout_s=self.config.actor.step_timeout_s)
 
-    def probe_sequences(self, trajectories: Sequence[Trajectory], count: int) -> list[ProbeSequence]:
+    def probe_sequences(self, asked: Sequence[tuple[Question, Trajectory]], count: int) -> list[ProbeSequence]:
         """`count` sampled responses, spread over the batch, as fixed sequences for both sides to score."""
-        stride = max(1, len(trajectories) // max(1, count))
-        chosen = list(trajectories)[::stride][:count]
+        stride = max(1, len(asked) // max(1, count))
+        chosen = list(asked)[::stride][:count]
+        prompts = self.prompts([question for question, _ in chosen])
         return [
-            ProbeSequence(self._prompts[t.question_id].compact_ids, t.prompt_ids, t.response_ids, t.feature_keys)
-            for t in chosen
+            ProbeSequence(prompt.compact_ids, t.prompt_ids, t.response_ids, t.feature_keys)
+            for prompt, (_, t) in zip(prompts, chosen, strict=True)
         ]
 
     def probe(self, sequences: Sequence[ProbeSequence], limit: float, where: str) -> float:

@@ -185,7 +185,9 @@ class Reinforce:
         if number % self.config.probe_every:
             return None
         if not self._probe:
-            self._probe = self.parts.probe_sequences([s.trajectory for s in scored], self.config.probe_sequences)
+            self._probe = self.parts.probe_sequences(
+                [(s.question, s.trajectory) for s in scored], self.config.probe_sequences
+            )
         return self.parts.probe(self._probe, self.config.probe_limit, f"policy update {number}")
 
     def record(
