@@ -203,7 +203,8 @@ def _engine_core(actor: psutil.Process) -> psutil.Process:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for child in actor.children(recursive=True):
-            if "EngineCore" in " ".join(child.cmdline()):
+            line = " ".join(child.cmdline())
+            if "EngineCore" in line or "spawn_main" in line:  # it takes its title a moment after it was spawned
                 return child
         time.sleep(0.1)
     raise AssertionError(f"actor {actor.pid} has no engine core")
