@@ -22,7 +22,7 @@ from orchestrator.gallery import gallery_html
 from orchestrator.seeds import derive
 from orchestrator.stages.metrics import update_metrics
 from orchestrator.stages.scoring import Scored, attach, samples_of
-from rollout import ProbeSequence, Question, SamplingSpec, Trajectory
+from rollout import Question, SamplingSpec, Trajectory
 
 if TYPE_CHECKING:
     from orchestrator.parts import Parts
@@ -72,7 +72,6 @@ class Reinforce:
         self.done = done
         self.version = version
         self._checkpoint = checkpoint
-        self._probe: list[ProbeSequence] = []
 
     def run(self) -> list[dict[str, Any]]:
         """All remaining policy updates. Returns their records."""
@@ -184,11 +183,9 @@ class Reinforce:
         self.parts.publish(self.version)
         if number % self.config.probe_every:
             return None
-        if not self._probe:
-            self._probe = self.parts.probe_sequences(
-                [(s.question, s.trajectory) for s in scored], self.config.probe_sequences
-            )
-        return self.parts.probe(self._probe, self.config.probe_limit, f"policy update {number}")
+        asked = [(s.question, s.trajectory) for s in scored]  # this update's own, so that a resumed run probes the same
+        sequences = self.parts.probe_sequences(asked, self.config.probe_sequences)
+        return self.parts.probe(sequences, self.config.probe_limit, f"policy update {number}")
 
     def record(
         self, number: int, scored: Sequence[Scored], training: dict[str, float], difference: float | None, clock: Clock
