@@ -121,7 +121,7 @@ class Parts:
         self.features = FeatureCache.for_model(paths.feature_dir(config), model_path)
         vocabulary = self.tokenizer.get_vocab()
         self.think = ThinkTokens(vocabulary["<think>"], vocabulary["</think>"])
-        self.trainer = TrainerGroup(trainer_spec(config, model_path))
+        self.trainer = TrainerGroup(trainer_spec(config, model_path), config.actor.step_timeout_s)
         self.rewards = RewardService(reward_spec(config))
         self._prompts: dict[str, Prompt] = {}
         self.pool: RolloutPool
