@@ -17,14 +17,18 @@ from typing import Any
 class Verdict:
     """The judgement on one trajectory.
 
-    score: composed reward (None when invalid); components: each reward function's own score, unweighted; reason: why it is
-    invalid, else empty. Raises ValueError when a valid verdict has no finite score or an invalid one has no reason.
+    score: composed reward (None when invalid); components: each reward function's own score, unweighted, and what a function
+    reported beside it (`name/part`); reason: why it is invalid, else empty; notes: text beside a component (a judge's
+    rationale); seconds: wall time by function, not compared, since a verdict from the cache is the same verdict.
+    Raises ValueError when a valid verdict has no finite score or an invalid one has no reason.
     """
 
     valid: bool
     score: float | None
     components: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.valid and (self.score is None or not math.isfinite(self.score)):
@@ -46,22 +50,47 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class RewardTerm:
-    """One function in the composed reward: registered name, weight, which modality it counts for, its parameters."""
+    """One function in the composed reward.
+
+    modality: which questions it counts for; dataset: only for questions of this data set, there in place of the term of the
+    same name without one ("" any); version: content hash it is pinned to, or a tag ("" what is installed).
+    """
 
     name: str
     weight: float
     modality: str  # "audio" | "text" | "any"
     parameters: dict[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JointTerm:
+    """A term made of other terms' components: their product, least or mean; weight and modality as in RewardTerm."""
+
+    name: str
+    of: tuple[str, ...]
+    how: str  # "product" | "least" | "mean"
+    weight: float
+    modality: str  # "audio" | "text" | "any"
 
 
 @dataclass(frozen=True, slots=True)
 class RewardSpec:
-    """The whole reward of an experiment. timeout_s: limit for one sample in one function; memory_mb: limit of a child process."""
+    """The whole reward of an experiment.
+
+    Limits of one sample in one function: timeout_s wall, cpu_s CPU time (0: as timeout_s). Limits of a scoring process:
+    memory_mb address space, open_files descriptors, threads.
+    """
 
     terms: tuple[RewardTerm, ...]
     timeout_s: float
     memory_mb: int
     workers: int
+    joint: tuple[JointTerm, ...] = ()
+    cpu_s: float = 0.0
+    open_files: int = 256
+    threads: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +110,41 @@ class Sample:
     finished: bool
     response_tokens: int
     reasoning_tokens: int
+
+    @property
+    def reference(self) -> str:
+        """The reference answer (for a choice: the right option's text)."""
+        return self.question["answer"]
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """The numbers behind the answer; empty when the data set has none."""
+        return self.question.get("truth") or {}
+
+    @property
+    def rubric(self) -> str:
+        return self.question.get("rubric") or ""
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """Earlier turns, oldest first: `{"role", "text"}`."""
+        return list(self.question.get("history") or ())
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """The question's recordings; a file is opened when its waveform is asked for."""
+        return tuple(Clip(audio["path"], audio["seconds"]) for audio in self.question.get("audio") or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording as reward functions see it; seconds: decoded length."""
+
+    path: str
+    seconds: float
+
+    def waveform(self, rate: int = 16_000) -> Any:
+        """float32 [samples], mono at `rate` Hz, kept for the next call. Raises what reading the file raises."""
+        from rewards.clips import load_waveform
+
+        return load_waveform(self.path, rate)

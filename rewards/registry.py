@@ -18,7 +18,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ Check = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
-    """A registered function. call(sample, **parameters) -> float; check(**parameters) raises ValueError for bad ones."""
+    """A registered function; what it may be and return: `reward`."""
 
     name: str
     call: Callable[..., Any]
@@ -43,6 +43,10 @@ class RewardFunction:
     file: str
     version_note: str = ""
     check: Check | None = None
+    batch: int = 0
+    network: bool = False
+    deterministic: bool = True
+    secrets: tuple[str, ...] = ()
 
     def bind(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters with defaults filled in. Raises RewardError for an unknown, missing or refused one."""
@@ -84,8 +88,24 @@ class ResolvedTerm:
 _functions: dict[str, RewardFunction] = {}
 
 
-def reward(name: str, *, version_note: str = "", check: Check | None = None) -> Callable[[Call], Call]:
-    """Registers a function under `name`. Raises RewardError for a malformed name or one that another file holds."""
+def reward(
+    name: str,
+    *,
+    version_note: str = "",
+    check: Check | None = None,
+    batch: int = 0,
+    network: bool = False,
+    deterministic: bool = True,
+    secrets: Sequence[str] = (),
+) -> Callable[[Call], Call]:
+    """Registers `call(sample, **parameters)` under `name`, which returns the score, a Verdict, a dict of scores with one under
+    "score" (the others are reported beside it), or None for "can't be told"; raising does the same and keeps the reason.
+
+    `async def` works, too. batch: call(samples, **parameters) gets a list of at most this many and returns a list as long;
+    network: whether it may open connections; deterministic: whether its verdicts may be cached; secrets: names of environment
+    variables it needs; check(**parameters) raises ValueError for bad ones.
+    Raises RewardError for a malformed name or one that another file holds.
+    """
     if not NAME.fullmatch(name):
         raise RewardError(f"a reward's name is lower case letters, digits and underscores, not {name!r}")
 
@@ -94,7 +114,9 @@ def reward(name: str, *, version_note: str = "", check: Check | None = None) -> 
         held = _functions.get(name)
         if held is not None and held.file != file:
             raise RewardError(f"reward {name!r} of {file} is already registered by {held.file}; choose another name")
-        _functions[name] = RewardFunction(name, call, call.__module__, file, version_note, check)
+        _functions[name] = RewardFunction(
+            name, call, call.__module__, file, version_note, check, batch, network, deterministic, tuple(secrets)
+        )
         return call
 
     return register

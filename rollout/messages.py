@@ -19,6 +19,10 @@ class AnswerKind(StrEnum):
     CHOICE = "choice"  # one of `Question.choices`, by letter or by text
     EXACT = "exact"  # the same text after normalisation
     NUMBER = "number"  # a number within `Question.tolerance`
+    TRANSCRIPT = "transcript"  # the words that were spoken, by word error rate
+    SET = "set"  # the same elements, in any order
+    LIST = "list"  # the same elements, in this order
+    MATH = "math"  # an expression of the same value
 
 
 class FinishReason(StrEnum):
@@ -39,12 +43,21 @@ class AudioRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One earlier turn of a conversation; role: `human` or `assistant`, as in the chat template."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One item of a data set, audio or text only (`audio` empty).
 
     prompt: the question in words, without options and without placeholders; choices: options in the order shown (empty for
     short answers); answer: reference answer as text (for a choice: the option's text); tolerance: absolute, in the answer's
-    unit, for AnswerKind.NUMBER; truth: the numbers behind the answer (`events`: what sounds when, how high, how loud).
+    unit, for AnswerKind.NUMBER; truth: the numbers behind the answer (`events`: what sounds when, how high, how loud);
+    history: earlier turns, oldest first; rubric: what a judge should look for; dataset: name of the data set it came from.
     """
 
     id: str
@@ -59,13 +72,20 @@ class Question:
     split: str = ""
     source: str = ""
     truth: dict[str, Any] = field(default_factory=dict)
+    history: tuple[Turn, ...] = ()
+    rubric: str = ""
+    dataset: str = ""
 
     @property
     def is_audio(self) -> bool:
         return bool(self.audio)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True)
+        data = dataclasses.asdict(self)
+        for name in ("history", "rubric", "dataset"):  # most questions have none
+            if not data[name]:
+                del data[name]
+        return json.dumps(data, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Question:
@@ -74,6 +94,7 @@ class Question:
         data["answer_kind"] = AnswerKind(data["answer_kind"])
         data["choices"] = tuple(data.get("choices", ()))
         data["audio"] = tuple(AudioRef(**a) for a in data.get("audio", ()))
+        data["history"] = tuple(Turn(**turn) for turn in data.get("history", ()))
         return cls(**data)
 
     @classmethod

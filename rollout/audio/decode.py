@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from rollout.model.lengths import SAMPLE_RATE
 
@@ -43,6 +42,8 @@ def load_audio(path: str | Path) -> np.ndarray:
     if not np.isfinite(wave).all():
         raise AudioError(f"audio file {path} holds values that are not finite (NaN or infinity); make it again")
     if rate != SAMPLE_RATE:
+        from scipy.signal import resample_poly  # slow to import, and most clips need none
+
         common = gcd(rate, SAMPLE_RATE)
         wave = resample_poly(wave, SAMPLE_RATE // common, rate // common)
     if len(wave) < MIN_SAMPLES:

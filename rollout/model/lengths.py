@@ -7,8 +7,10 @@ Invariants: this is the only place with length formulas; a unit test holds them 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rollout.model.config import StepAudio2EncoderConfig
+if TYPE_CHECKING:  # it brings transformers and torch, which a process that only decodes clips does not need
+    from rollout.model.config import StepAudio2EncoderConfig
 
 SAMPLE_RATE = 16000
 N_FFT = 400
