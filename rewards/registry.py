@@ -47,6 +47,7 @@ class RewardFunction:
     network: bool = False
     deterministic: bool = True
     secrets: tuple[str, ...] = ()
+    endpoint: bool = False
 
     def bind(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters with defaults filled in. Raises RewardError for an unknown, missing or refused one."""
