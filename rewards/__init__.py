@@ -10,13 +10,14 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "composition": ["check_spec", "compose", "modality_of"],
+        "composition": ["applicable", "check_spec", "compose", "modality_of"],
         "errors": ["RewardError"],
         "functions.perceptions": ["Claim", "ClaimKind", "stated_claims", "true_share"],
-        "messages": ["RewardSpec", "RewardTerm", "Sample", "Verdict"],
+        "messages": ["Clip", "JointTerm", "RewardSpec", "RewardTerm", "Sample", "Verdict"],
         "parse": ["make_sample", "split_response"],
         "registry": ["RewardFunction", "get", "registered", "reward"],
         "scorer": ["Scorer"],
         "service": ["RewardService"],
+        "stored": ["StoredTrajectory", "read_stored", "write_stored"],
     },
 )

@@ -84,7 +84,8 @@ def check_spec(spec: RewardSpec) -> None:
     if not spec.terms:
         raise RewardError("the reward has no term; name at least one reward function")
     _check_limits(spec)
-    for term in (*spec.terms, *spec.joint):
+    every: tuple[RewardTerm | JointTerm, ...] = (*spec.terms, *spec.joint)
+    for term in every:
         if term.modality not in (*MODALITIES, ANY):
             known = ", ".join((*MODALITIES, ANY))
             raise RewardError(f"reward term {term.name!r} has the unknown modality {term.modality!r}; one of {known}")
@@ -118,12 +119,12 @@ def _check_names(spec: RewardSpec, modality: str) -> None:
     if twice:
         raise RewardError(f"reward term {twice[0]!r} counts twice for {modality} questions; keep one of them")
     everywhere = {name for name, dataset in counts if not dataset}
-    for term in spec.joint:
-        if term.modality not in (modality, ANY):
+    for made in spec.joint:
+        if made.modality not in (modality, ANY):
             continue
-        if term.how not in JOINTS:
-            raise RewardError(f"joint term {term.name!r}: unknown way {term.how!r}; one of {', '.join(JOINTS)}")
-        absent = [name for name in term.of if name not in everywhere]
-        if absent or len(term.of) < 2:
+        if made.how not in JOINTS:
+            raise RewardError(f"joint term {made.name!r}: unknown way {made.how!r}; one of {', '.join(JOINTS)}")
+        absent = [name for name in made.of if name not in everywhere]
+        if absent or len(made.of) < 2:
             missing = f"{absent[0]!r} is no term of {modality} questions" if absent else "it needs two terms or more"
-            raise RewardError(f"joint term {term.name!r}: {missing}; terms: {', '.join(sorted(everywhere))}")
+            raise RewardError(f"joint term {made.name!r}: {missing}; terms: {', '.join(sorted(everywhere))}")

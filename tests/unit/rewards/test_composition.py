@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards import RewardError, RewardSpec, RewardTerm, check_spec, compose, modality_of
+from rewards import JointTerm, RewardError, RewardSpec, RewardTerm, check_spec, compose, modality_of
 
 PAPER = RewardSpec(
     (RewardTerm("answer", 1.0, "text"), RewardTerm("answer", 0.8, "audio"), RewardTerm("think_present", 0.2, "audio")),
@@ -98,3 +98,48 @@ def test_a_specification_that_can_not_work_is_refused(change: dict[str, object],
     check_spec(PAPER)
     with pytest.raises(RewardError, match=message):
         check_spec(dataclasses.replace(PAPER, **change))  # type: ignore[arg-type]
+
+
+def test_a_term_of_a_data_set_stands_in_for_the_general_one() -> None:
+    special = RewardTerm("think_present", 0.5, "any", dataset="mmau")
+    spec = dataclasses.replace(PAPER, terms=(*PAPER.terms, special))
+    check_spec(spec)
+    components = {"answer": 1.0, "think_present": 1.0}
+    assert compose(spec, components, "audio", "mmau") == 1.3
+    assert compose(spec, components, "audio", "other") == compose(spec, components, "audio") == 1.0
+    assert compose(spec, components, "text", "mmau") == 1.5  # text has no general term of that name to replace
+
+
+@pytest.mark.parametrize(("how", "value"), [("product", 0.25), ("least", 0.25), ("mean", 0.625)])
+def test_a_joint_term_is_made_of_the_components_of_others(how: str, value: float) -> None:
+    joint = JointTerm("both", ("answer", "think_present"), how, 2.0, "audio")
+    spec = dataclasses.replace(PAPER, joint=(joint,))
+    check_spec(spec)
+    components = {"answer": 0.25, "think_present": 1.0}
+    assert compose(spec, components, "audio") == pytest.approx(0.8 * 0.25 + 0.2 + 2 * value)
+    assert compose(spec, components, "text") == 0.25
+
+
+@given(scores)
+def test_a_product_of_scores_in_0_to_1_never_exceeds_the_least(components: dict[str, float]) -> None:
+    components = {name: abs(value) for name, value in components.items()}
+    product, least = (
+        dataclasses.replace(PAPER, joint=(JointTerm("both", ("answer", "think_present"), how, 1.0, "audio"),))
+        for how in ("product", "least")
+    )
+    assert compose(product, components, "audio") <= compose(least, components, "audio") + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("joint", "message"),
+    [
+        (JointTerm("both", ("answer", "pitch"), "product", 1.0, "audio"), "'pitch' is no term of audio questions"),
+        (JointTerm("both", ("answer",), "product", 1.0, "audio"), "two terms or more"),
+        (JointTerm("both", ("answer", "think_present"), "sum", 1.0, "audio"), "unknown way 'sum'"),
+        (JointTerm("answer", ("answer", "think_present"), "mean", 1.0, "audio"), "counts twice"),
+        (JointTerm("both", ("answer", "think_present"), "mean", math.nan, "audio"), "weight"),
+    ],
+)
+def test_a_joint_term_that_cannot_work_is_refused(joint: JointTerm, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        check_spec(dataclasses.replace(PAPER, joint=(joint,)))
