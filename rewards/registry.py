@@ -13,9 +13,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +30,19 @@ from rewards.messages import RewardTerm
 from rewards.source import source_digest
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-SHIPPED = ("rewards.functions.answer", "rewards.functions.think")
+PLUGIN_GROUP = "mgrd.rewards"  # entry points: a module that registers on import, or anything in one
+SHIPPED = (
+    "rewards.functions.answer",
+    "rewards.functions.think",
+    "rewards.functions.mathematics",
+    "rewards.functions.repetition",
+    "rewards.functions.language",
+    "rewards.functions.grounding",
+    "rewards.functions.consistency",
+    "rewards.functions.cognition",
+    "rewards.endpoints.judge",
+    "rewards.endpoints.remote",
+)
 Call = TypeVar("Call", bound=Callable[..., Any])
 Check = Callable[..., None]
 
@@ -77,16 +91,29 @@ class RewardFunction:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedTerm:
-    """A term pinned to what runs: where the function lives, its bound parameters, its version."""
+    """A term pinned to what runs: where the function lives, its bound parameters, its version.
+
+    network .. batch: as declared with `reward`; published: content hash of the published bundle it comes from ("" installed);
+    function: the registered name where it is not the term's own (a remote reward published under a name of its own).
+    """
 
     name: str
     module: str
     file: str
     parameters: dict[str, Any]
     version: str
+    network: bool = False
+    deterministic: bool = True
+    secrets: tuple[str, ...] = ()
+    endpoint: bool = False
+    batch: int = 0
+    published: str = ""
+    function: str = ""
 
 
 _functions: dict[str, RewardFunction] = {}
+_plugins: dict[str, str] = {}  # entry points that were tried: name -> what went wrong, or nothing
+log = logging.getLogger(__name__)
 
 
 def reward(
@@ -98,13 +125,15 @@ def reward(
     network: bool = False,
     deterministic: bool = True,
     secrets: Sequence[str] = (),
+    endpoint: bool = False,
 ) -> Callable[[Call], Call]:
     """Registers `call(sample, **parameters)` under `name`, which returns the score, a Verdict, a dict of scores with one under
     "score" (the others are reported beside it), or None for "can't be told"; raising does the same and keeps the reason.
 
     `async def` works, too. batch: call(samples, **parameters) gets a list of at most this many and returns a list as long;
     network: whether it may open connections; deterministic: whether its verdicts may be cached; secrets: names of environment
-    variables it needs; check(**parameters) raises ValueError for bad ones.
+    variables it needs; check(**parameters) raises ValueError for bad ones; endpoint: shipped code that asks a server, where
+    `call(secrets, **parameters)` makes the object that scores (`rewards.endpoints`).
     Raises RewardError for a malformed name or one that another file holds.
     """
     if not NAME.fullmatch(name):
@@ -116,7 +145,17 @@ def reward(
         if held is not None and held.file != file:
             raise RewardError(f"reward {name!r} of {file} is already registered by {held.file}; choose another name")
         _functions[name] = RewardFunction(
-            name, call, call.__module__, file, version_note, check, batch, network, deterministic, tuple(secrets)
+            name,
+            call,
+            call.__module__,
+            file,
+            version_note,
+            check,
+            batch,
+            network,
+            deterministic,
+            tuple(secrets),
+            endpoint,
         )
         return call
 
@@ -124,19 +163,41 @@ def reward(
 
 
 def registered() -> tuple[RewardFunction, ...]:
-    """All registered functions, the shipped ones included, by name."""
+    """All registered functions, the shipped ones and those of installed plugins included, by name."""
     for module in SHIPPED:
-        importlib.import_module(module)
+        if importlib.util.find_spec(module.rpartition(".")[0]) and importlib.util.find_spec(module):
+            importlib.import_module(module)
+    broken_plugins()
     return tuple(_functions[name] for name in sorted(_functions))
 
 
+def broken_plugins() -> dict[str, str]:
+    """What went wrong with installed plugins (entry points of group `mgrd.rewards`), by name; each is tried once a process."""
+    for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        if point.name not in _plugins:
+            _plugins[point.name] = _plugin_problem(point)
+    return {name: problem for name, problem in _plugins.items() if problem}
+
+
+def _plugin_problem(point: importlib.metadata.EntryPoint) -> str:
+    try:
+        point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # foreign code: one broken plugin must not take the others with it
+        where = f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
+        log.warning("the reward plugin %r can't be loaded", point.name, exc_info=True)
+        return f"the plugin {point.name!r} ({where}) can't be loaded: {type(error).__name__}: {error}"
+    return ""
+
+
 def get(name: str) -> RewardFunction:
-    """Raises RewardError for an unknown name, with the nearest one."""
+    """Raises RewardError for an unknown name, with the nearest one and the plugins that could not be loaded."""
     known = {function.name: function for function in registered()}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise RewardError(f"unknown reward {name!r}; {hint}")
+        raise RewardError("; ".join([f"unknown reward {name!r}; {hint}", *broken_plugins().values()]))
     return known[name]
 
 
@@ -144,7 +205,18 @@ def resolve(term: RewardTerm) -> ResolvedTerm:
     """Raises RewardError for an unknown function or bad parameters."""
     function = get(term.name)
     parameters = function.bind(term.parameters)
-    return ResolvedTerm(term.name, function.module, function.file, parameters, function.version(parameters))
+    return ResolvedTerm(
+        term.name,
+        function.module,
+        function.file,
+        parameters,
+        function.version(parameters),
+        network=function.network,
+        deterministic=function.deterministic,
+        secrets=function.secrets,
+        endpoint=function.endpoint,
+        batch=function.batch,
+    )
 
 
 def load(term: ResolvedTerm) -> RewardFunction:
