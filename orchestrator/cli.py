@@ -25,7 +25,7 @@ from orchestrator.config.compose import compose_config, flat, known_keys, to_yam
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import MgrdError
 
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+REFUSED, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -84,7 +84,7 @@ def _run(config: ExperimentConfig) -> int:
     from actor import TrainerDied
     from orchestrator.controller import Controller
     from orchestrator.datasets import DataError
-    from orchestrator.errors import PreflightError
+    from orchestrator.errors import PreflightError, RunPaused
     from orchestrator.report import print_report
     from rollout import AudioError
 
@@ -98,6 +98,9 @@ def _run(config: ExperimentConfig) -> int:
     except KeyboardInterrupt:
         errors.print(f"[yellow]stopped.[/yellow] {resume}", highlight=False)
         return INTERRUPTED
+    except RunPaused as pause:
+        errors.print(f"[yellow]paused:[/yellow] {escape(str(pause))}\n{escape(resume)}", highlight=False)
+        return PAUSED
     except (MgrdError, TrainerDied, RuntimeError, OSError) as error:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
         errors.print(

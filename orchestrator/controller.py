@@ -24,7 +24,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data_stage import Questions, load_or_build
 from orchestrator.datasets.cursor import Cursor
 from orchestrator.embedded import EmbeddedServices
-from orchestrator.errors import MgrdError, RunFailed
+from orchestrator.errors import MgrdError, RunFailed, RunPaused
 from orchestrator.parts import Parts
 from orchestrator.progress import ProgressView
 from orchestrator.report import phase_seconds, write_report
@@ -80,6 +80,10 @@ class Controller:
                 self._save_seconds(started)
                 self.tracker.finish("KILLED", "interrupted by the user")
                 raise
+            except RunPaused as pause:
+                self._save_seconds(started)
+                self.tracker.finish("KILLED", f"paused: {pause}")
+                raise
             except Exception as error:
                 self._save_seconds(started)
                 self.tracker.finish("FAILED", f"{type(error).__name__}: {error}")
@@ -111,6 +115,7 @@ class Controller:
             self.tracker.dataset(self.questions.held_out_file, self.questions.held_out_digest, "held_out")
         self.parts = Parts(config, self.directory, self.tracker, self.progress, model_path)
         try:
+            self._pin_rewards(first)
             self.parts.start(redis_url, run_id)
             self._restore()
         except BaseException as error:
@@ -118,6 +123,22 @@ class Controller:
             self.tracker.finish(status, f"start: {type(error).__name__}: {error}")
             self.parts.stop()
             raise
+
+    def _pin_rewards(self, first: bool) -> None:
+        """Keep the content hash of every reward function. Raises RunFailed when a resumed run would score with others."""
+        versions, pinned = self.parts.rewards.versions, self.state.get("rewards", {})
+        changed = [name for name in pinned if name in versions and versions[name] != pinned[name]]
+        if changed and not self.config.reward.accept_changes:
+            lines = "; ".join(f"{name} was {pinned[name]}, is {versions[name]}" for name in changed)
+            raise RunFailed(
+                f"the run's reward functions have changed: {lines}. Restore their source, pin reward.terms.NAME.version, or go on "
+                "with the new ones by reward.accept_changes=true"
+            )
+        self.changed |= bool(changed)
+        self.state["rewards"] = versions
+        self.directory.write_state(self.state)
+        if first or changed:
+            self.tracker.text("rewards.json", json.dumps(versions, indent=1))
 
     def _config_changed(self) -> bool:
         """Whether a resumed run asks for something else than it was started with (apart from being resumed)."""

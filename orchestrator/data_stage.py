@@ -6,8 +6,10 @@ that build the same data set at once build it once.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +38,18 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
     if not (train_file.is_file() and held_out_file.is_file()):
         build(config.data.build, paths.data_dir(config), config.data.build_seed, progress)
     return Questions(
-        train=load_questions(train_file),
-        held_out=load_questions(held_out_file),
+        train=named(load_questions(train_file), "" if config.data.train else config.data.build, train_file),
+        held_out=named(load_questions(held_out_file), "" if config.data.held_out else config.data.build, held_out_file),
         train_file=train_file,
         held_out_file=held_out_file,
         train_digest=_digest(train_file),
         held_out_digest=_digest(held_out_file),
     )
+
+
+def named(questions: Sequence[Question], name: str, file: Path) -> list[Question]:
+    """Every question with its data set's name: its own, else `name`, else the file's stem."""
+    return [q if q.dataset else dataclasses.replace(q, dataset=name or file.stem) for q in questions]
 
 
 def build(name: str, out_dir: Path, seed: int, progress: ProgressView) -> None:

@@ -18,3 +18,7 @@ class PreflightError(MgrdError):
 
 class RunFailed(MgrdError):
     """A run that had started could not go on; names the stage and the cause."""
+
+
+class RunPaused(MgrdError):
+    """A run stopped at a point from which it can go on, waiting for a person: names what must be mended."""

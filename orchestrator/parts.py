@@ -17,14 +17,14 @@ import numpy as np
 
 from actor import OptimSpec, PPOSpec, TrainerGroup, TrainerSpec
 from orchestrator import paths
-from orchestrator.config.schema import ExperimentConfig, OptimConfig, TermConfig
+from orchestrator.config.schema import ExperimentConfig, JointConfig, OptimConfig, TermConfig
 from orchestrator.errors import RunFailed
 from orchestrator.progress import Advance, ProgressView
 from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
-from orchestrator.stages.scoring import Scored, ThinkTokens, score
+from orchestrator.stages.scoring import Scored, ThinkTokens, pause_on_failing_reward, score
 from orchestrator.tracking import RunTracker
-from rewards import RewardService, RewardSpec, RewardTerm, Verdict
+from rewards import JointTerm, RewardService, RewardSpec, RewardTerm, Verdict
 from rollout import (
     AudioRef,
     EngineSpec,
@@ -91,13 +91,35 @@ def engine_spec(config: ExperimentConfig, model_path: Path) -> EngineSpec:
 
 
 def reward_spec(config: ExperimentConfig) -> RewardSpec:
-    """One term per function and modality; a weight of 0 still reports the component, it only leaves the sum."""
-    terms = []
-    for name, term in config.reward.terms.items():
-        assert isinstance(term, TermConfig)
-        for modality, weight in (("audio", term.audio), ("text", term.text)):
-            terms.append(RewardTerm(name, weight, modality, dict(term.parameters)))
-    return RewardSpec(tuple(terms), config.reward.timeout_s, config.reward.memory_mb, config.reward.workers)
+    """Terms by modality and data set. A weight of 0 still reports the component, it only leaves the sum."""
+    reward = config.reward
+    terms, joint = [], []
+    for name, term in reward.terms.items():
+        for modality, weight in _weights(term):
+            terms.append(RewardTerm(name, weight, modality, dict(term.parameters), version=term.version))
+        for dataset, weight in term.datasets.items():
+            terms.append(RewardTerm(name, weight, "any", dict(term.parameters), dataset, term.version))
+    for name, made in reward.joint.items():
+        joint += [JointTerm(name, tuple(made.of), made.how, weight, modality) for modality, weight in _weights(made)]
+    return RewardSpec(
+        tuple(terms),
+        reward.timeout_s,
+        reward.memory_mb,
+        reward.workers,
+        joint=tuple(joint),
+        cpu_s=reward.cpu_s,
+        open_files=reward.open_files,
+        threads=reward.threads,
+    )
+
+
+def _weights(term: TermConfig | JointConfig) -> list[tuple[str, float]]:
+    """(modality, weight) of the modalities that have one."""
+    weights = (
+        ("audio", term.weight if term.audio is None else term.audio),
+        ("text", term.weight if term.text is None else term.text),
+    )
+    return [(modality, weight) for modality, weight in weights if weight is not None]
 
 
 class Parts:
@@ -194,12 +216,14 @@ class Parts:
     def rollout_and_score(
         self, questions: Sequence[Question], spec: SamplingSpec, prefix: str, advance: Advance | None = None
     ) -> list[list[Scored]]:
-        """Outer index: question; inner: its samples."""
+        """Outer index: question; inner: its samples. Raises RunPaused when a reward function fails on too many of them."""
         groups = self.rollout(questions, spec, prefix, advance)
         flat = [trajectory for group in groups for trajectory in group]
         asked = [question for question, group in zip(questions, groups, strict=True) for _ in group]
-        scored = iter(score(self.rewards, asked, flat, self.think))
-        return [[next(scored) for _ in group] for group in groups]
+        scored = score(self.rewards, asked, flat, self.think)
+        pause_on_failing_reward(scored, self.rewards.spec, self.config.reward.max_invalid_share, prefix)
+        members = iter(scored)
+        return [[next(members) for _ in group] for group in groups]
 
     def publish(self, version: int) -> None:
         """The trainer's weights into every engine, confirmed by version and checksum."""

@@ -10,10 +10,12 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import PreflightError
+from rewards import TRAJECTORY_SUFFIX, StoredTrajectory, write_stored
 
 CHECKPOINT_PREFIX = "update_"
 
@@ -38,6 +40,7 @@ class RunDirectory:
         self.updates_file = self.root / "updates.jsonl"
         self.report_file = self.root / "report.json"
         self.checkpoints = self.root / "checkpoints"
+        self.trajectories = self.root / "trajectories"
         self._lock: IO[str] | None = None
 
     def claim(self, resume: bool) -> None:
@@ -107,6 +110,10 @@ class RunDirectory:
         kept = [record for record in self.read_updates() if record["update"] <= update]
         write_atomic(self.updates_file, "".join(json.dumps(record) + "\n" for record in kept))
         return kept
+
+    def store_trajectories(self, name: str, trajectories: Sequence[StoredTrajectory]) -> None:
+        """What was sampled and how it was judged, for `mgrd rewards diff`; same name, same place."""
+        write_stored(self.trajectories / f"{name}{TRAJECTORY_SUFFIX}", trajectories)
 
     def checkpoint_path(self, name: str) -> Path:
         return self.checkpoints / name

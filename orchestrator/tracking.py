@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, SupportsFloat, TypeVar
 
+from orchestrator.errors import RunPaused
 from orchestrator.mlflow_delivery import Delivery, Refused, Unreachable
 from orchestrator.spool import (
     MAIN,
@@ -222,7 +223,8 @@ class NestedTracker(RunTracker):
         if error is None:
             self.finish()
         else:
-            self.finish("FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}")
+            failed = isinstance(error, Exception) and not isinstance(error, RunPaused)
+            self.finish("FAILED" if failed else "KILLED", f"{type(error).__name__}: {error}")
 
 
 class Tracker(RunTracker):

@@ -18,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "registry": ["RewardFunction", "get", "registered", "reward"],
         "scorer": ["Scorer"],
         "service": ["RewardService"],
-        "stored": ["StoredTrajectory", "read_stored", "write_stored"],
+        "stored": ["TRAJECTORY_SUFFIX", "StoredTrajectory", "read_stored", "write_stored"],
     },
 )

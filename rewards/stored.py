@@ -17,7 +17,7 @@ import msgspec
 from rewards.errors import RewardError
 from rewards.messages import Sample, Verdict
 
-SUFFIX = ".jsonl.gz"
+TRAJECTORY_SUFFIX = ".jsonl.gz"
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,6 @@ def problems(config: ExperimentConfig) -> list[str]:
     need(pipeline.reinforce.questions >= 1, "pipeline.reinforce.questions", "must be at least 1")
     need(pipeline.reinforce.samples >= 1, "pipeline.reinforce.samples", "must be at least 1")
     need(
-        0 <= pipeline.reinforce.max_invalid_share <= 1,
-        "pipeline.reinforce.max_invalid_share",
-        "must be between 0 and 1",
-    )
-    need(
         pipeline.reinforce.questions <= select.min_pool,
         "pipeline.reinforce.questions",
         f"must be at most pipeline.select.min_pool ({select.min_pool}): a batch holds no question twice",
@@ -61,6 +56,15 @@ def problems(config: ExperimentConfig) -> list[str]:
     need(bool(config.reward.terms), "reward.terms", "must name at least one reward function")
     need(config.reward.timeout_s > 0, "reward.timeout_s", "must be above 0 seconds")
     need(config.reward.workers >= 1, "reward.workers", "must be at least 1")
+    need(0 <= config.reward.max_invalid_share <= 1, "reward.max_invalid_share", "must be between 0 and 1")
+    for name, term in config.reward.terms.items():
+        if term.weight is None and term.audio is None and term.text is None and not term.datasets:
+            out.append(
+                f"reward.terms.{name}: has no weight; give weight, audio, text or datasets.NAME (0 reports it only)"
+            )
+    for name, joint in config.reward.joint.items():
+        if joint.weight is None and joint.audio is None and joint.text is None:
+            out.append(f"reward.joint.{name}: has no weight; give weight, audio or text")
     need(rollout.workers >= 1, "rollout.workers", "must be at least 1")
     need(rollout.temperature > 0, "rollout.temperature", "must be above 0 (evaluation adds a greedy pass by itself)")
     need(rollout.max_new_tokens >= 1, "rollout.max_new_tokens", "must be at least 1")

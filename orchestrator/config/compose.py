@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.config.checks import problems
+from orchestrator.config.named import ENTRIES, apply_named, split_named
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import ConfigError
 
@@ -28,12 +29,14 @@ CONF_DIR = Path(__file__).parent / "conf"
 
 def compose_config(overrides: list[str]) -> ExperimentConfig:
     """Hydra overrides (`experiment=demo`, `actor.actor_optim.lr=1e-5`) → checked config. Raises ConfigError."""
+    overrides, named = split_named(overrides)
     _refuse_unknown(overrides)
     ConfigStore.instance().store(name="schema", node=ExperimentConfig)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             composed = compose("config", overrides=overrides)
+        apply_named(composed, named)
         config = cast(ExperimentConfig, OmegaConf.to_object(composed))
     except (HydraException, ConfigCompositionException, MissingConfigException, OmegaConfBaseException) as error:
         raise ConfigError(f"configuration refused: {_root_message(error)}") from error
@@ -43,7 +46,10 @@ def compose_config(overrides: list[str]) -> ExperimentConfig:
 def from_yaml(path: Path) -> ExperimentConfig:
     """The config a run stored. Raises ConfigError for a file that is missing, malformed or of another schema."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), OmegaConf.load(path))
+        stored, schema = OmegaConf.load(path), OmegaConf.structured(ExperimentConfig)
+        if OmegaConf.select(stored, "reward.terms") is not None:
+            schema.reward.terms = {}  # the stored terms are all there are; a default that was removed stays removed
+        merged = OmegaConf.merge(schema, stored)
         return checked(cast(ExperimentConfig, OmegaConf.to_object(merged)))
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not a stored experiment configuration: {error}") from error
@@ -97,7 +103,7 @@ def _refuse_unknown(overrides: list[str]) -> None:
         key = name.lstrip("+~")
         if not sign and not name.startswith("~"):
             raise ConfigError(f"{override!r} is no override; write key=value, for example run.seed=7")
-        if key in keys or key.startswith("reward.terms."):
+        if key in keys or key.startswith(tuple(ENTRIES)):
             continue
         close = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
         leaf = key.rsplit(".", 1)[-1]

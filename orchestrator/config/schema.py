@@ -7,6 +7,7 @@ Invariants: plain dataclasses of plain values; a resolved config written as YAML
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -74,7 +75,6 @@ class ReinforceConfig:
     updates: int = 60
     questions: int = 16  # a policy update
     samples: int = 8  # responses a question
-    max_invalid_share: float = 0.1  # more invalid verdicts than this stop the update with the reason
     probe_every: int = 1  # policy updates between log-prob probes
     probe_sequences: int = 4
     probe_limit: float = 1e-4  # nats, fp32; bf16 wants about 0.1
@@ -99,27 +99,54 @@ class PipelineConfig:
 
 @dataclass
 class TermConfig:
-    """One reward function in the sum; a weight of 0 leaves it out of that modality."""
+    """One reward function in the sum. A modality without a weight is not scored by it; a weight of 0 is scored and reported, and
+    left out of the sum."""
 
-    audio: float = 0.0
-    text: float = 0.0
-    parameters: dict[str, float] = field(default_factory=dict)
+    weight: float | None = None  # both modalities, where `audio` or `text` does not say otherwise
+    audio: float | None = None
+    text: float | None = None
+    datasets: dict[str, float] = field(
+        default_factory=dict
+    )  # weight for questions of a data set, in place of the above
+    version: str = ""  # sha256:… or a tag of a registered version; empty: what is installed
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class JointConfig:
+    """A term made of other terms' components: their product, least or mean."""
+
+    of: list[str] = field(default_factory=list)
+    how: str = "product"  # product | least | mean
+    weight: float | None = None
+    audio: float | None = None
+    text: float | None = None
 
 
 def paper_terms() -> dict[str, TermConfig]:
     """Text 1.0·correct, audio 0.8·correct + 0.2·think present (Step-Audio-R1, section 4.2)."""
     return {
         "answer": TermConfig(audio=0.8, text=1.0),
-        "think_present": TermConfig(audio=0.2),
+        "think_present": TermConfig(audio=0.2, text=0.0),
     }
 
 
 @dataclass
 class RewardConfig:
+    """What a trajectory earns. A run keeps the content hash of every function; see docs/REWARDS.md."""
+
     terms: dict[str, TermConfig] = field(default_factory=paper_terms)
+    joint: dict[str, JointConfig] = field(default_factory=dict)
     timeout_s: float = 2.0  # limit of one sample in one function
-    memory_mb: int = 1024  # limit of a scoring process
+    cpu_s: float = 0.0  # CPU time of one sample in one function; 0: as timeout_s
+    memory_mb: int = 1024  # limits of a scoring process: address space,
+    open_files: int = 256  # descriptors,
+    threads: int = 64  # threads
     workers: int = 1
+    cache: bool = True  # verdicts of slow functions by content, in Redis
+    store: str = ""  # Redis URL of registered versions; empty: this machine's own store
+    max_invalid_share: float = 0.1  # a function that fails on more of a batch pauses the run
+    accept_changes: bool = False  # let a resumed run go on with reward functions that have changed
 
 
 @dataclass

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.seeds import derive
+from orchestrator.stages.metrics import component_metrics
 from orchestrator.stages.plans import balanced, mean_and_error
 from orchestrator.stages.scoring import Scored
 from rollout import Question, SamplingSpec
@@ -58,6 +59,9 @@ def run(parts: Parts, questions: Sequence[Question], name: str) -> Evaluation:
     with parts.progress.bar(name, 2 * len(chosen)) as advance:
         drawn = parts.rollout_and_score(chosen, sampled, f"{name}/sampled", advance)
         best = parts.rollout_and_score(chosen, greedy, f"{name}/greedy", advance)
+    file_name = name.replace(" ", "_")
+    parts.directory.store_trajectories(file_name, [s.stored for group in drawn for s in group])
+    parts.tracker.log(0, component_metrics([s for group in drawn for s in group], parts.rewards.spec))
     return summarise(drawn, best)
 
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from actor import Experience
 from orchestrator import chaos
 from orchestrator.datasets.cursor import Cursor
-from orchestrator.errors import RunFailed
+from orchestrator.errors import RunFailed, RunPaused
 from orchestrator.gallery import gallery_html
 from orchestrator.seeds import derive
 from orchestrator.stages.metrics import update_metrics
-from orchestrator.stages.scoring import Scored, attach, samples_of
+from orchestrator.stages.scoring import Scored, attach, pause_on_failing_reward, samples_of
 from rollout import Question, SamplingSpec, Trajectory
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Reinforce:
         chaos.point(f"update:{number}:after_rollout")
         with clock.phase("reward"):
             scored = self.judge(questions, trajectories, verdicts)
+            self.parts.directory.store_trajectories(f"update_{number:06d}", [s.stored for s in scored])
         batch = self.batch(number, scored)
         chaos.point(f"update:{number}:after_reward")
         report = self.parts.trainer.ppo_update(batch, rng_seed=derive(self.parts.config.run.seed, "ppo", number))
@@ -144,7 +145,8 @@ class Reinforce:
         of = {question.id: question for question in questions}
         asked = [of[t.question_id] for t in trajectories]
         samples = samples_of(asked, trajectories, self.parts.think)
-        missing = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        # What failed before a resume is tried again: it may have been mended.
+        missing = [i for i, verdict in enumerate(verdicts) if verdict is None or not verdict.valid]
         fresh = self.parts.rewards.score([samples[i] for i in missing])
         self.parts.ledger.put_verdicts({trajectories[i].id: verdict for i, verdict in zip(missing, fresh, strict=True)})
         complete = list(verdicts)
@@ -153,14 +155,11 @@ class Reinforce:
         return attach(asked, trajectories, samples, complete)
 
     def batch(self, number: int, scored: Sequence[Scored]) -> list[Experience]:
-        """Experiences of valid verdicts. Raises RunFailed above the allowed share of invalid ones, with three examples."""
-        invalid = [s for s in scored if not s.verdict.valid]
-        if len(invalid) > self.config.max_invalid_share * len(scored) or len(invalid) == len(scored):
-            examples = "; ".join(f"{s.trajectory.id}: {s.verdict.reason}" for s in invalid[:3])
-            raise RunFailed(
-                f"policy update {number}: {len(invalid)} of {len(scored)} verdicts are invalid "
-                f"(limit {self.config.max_invalid_share:.0%}): {examples}"
-            )
+        """Experiences of valid verdicts. Raises RunPaused when a reward function fails on more than the allowed share."""
+        limit = self.parts.config.reward.max_invalid_share
+        pause_on_failing_reward(scored, self.parts.rewards.spec, limit, f"policy update {number}")
+        if not any(s.verdict.valid for s in scored):
+            raise RunPaused(f"policy update {number}: no verdict is valid, first: {scored[0].verdict.reason}")
         groups = {q: i for i, q in enumerate(dict.fromkeys(s.question.id for s in scored))}
         return [
             Experience(
@@ -190,7 +189,7 @@ class Reinforce:
     def record(
         self, number: int, scored: Sequence[Scored], training: dict[str, float], difference: float | None, clock: Clock
     ) -> dict[str, Any]:
-        metrics = update_metrics(scored, training)
+        metrics = update_metrics(scored, training, self.parts.rewards.spec)
         metrics["weights_version"] = float(self.version)
         if difference is not None:
             metrics["probe/max_abs_diff"] = difference

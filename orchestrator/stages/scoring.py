@@ -9,10 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards import RewardService, Sample, Verdict, make_sample, true_share
+from orchestrator.errors import RunPaused
+from rewards import (
+    RewardService,
+    RewardSpec,
+    Sample,
+    StoredTrajectory,
+    Verdict,
+    applicable,
+    make_sample,
+    modality_of,
+    true_share,
+)
 from rollout import Question, Trajectory
 
-CORRECT = 1.0  # the `answer` component of a right reply
+CORRECT = 1.0
+CORRECTNESS = ("answer", "math")  # components that say whether a reply is right, the first one that is there
+EXAMPLES = 3  # of failures in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +41,12 @@ class Scored:
 
     @property
     def correct(self) -> bool:
-        return self.verdict.components.get("answer") == CORRECT
+        found = [self.verdict.components[name] for name in CORRECTNESS if name in self.verdict.components]
+        return found[:1] == [CORRECT]
+
+    @property
+    def stored(self) -> StoredTrajectory:
+        return StoredTrajectory(self.sample, self.verdict)
 
     @property
     def thinks(self) -> bool:
@@ -76,3 +94,37 @@ def score(
 ) -> list[Scored]:
     samples = samples_of(questions, trajectories, think)
     return attach(questions, trajectories, samples, service.score(samples))
+
+
+def failing_reward(scored: Sequence[Scored], spec: RewardSpec) -> tuple[str, list[Scored], int] | None:
+    """(name, the samples it failed on, how many it was asked for) of the function with the largest share of failures.
+
+    A function failed on a sample when the verdict is invalid and has no component of it. None when nothing is invalid.
+    """
+    asked: dict[str, int] = {}
+    failed: dict[str, list[Scored]] = {}
+    for s in scored:
+        for term in applicable(spec.terms, modality_of(s.sample.question), s.question.dataset):
+            asked[term.name] = asked.get(term.name, 0) + 1
+            if not s.verdict.valid and term.name not in s.verdict.components:
+                failed.setdefault(term.name, []).append(s)
+    if not failed:
+        return None
+    worst = max(failed, key=lambda name: len(failed[name]) / asked[name])
+    return worst, failed[worst], asked[worst]
+
+
+def pause_on_failing_reward(scored: Sequence[Scored], spec: RewardSpec, limit: float, where: str) -> None:
+    """Raises RunPaused with the function's name and three examples when it failed on more than `limit` of its samples, or on all."""
+    worst = failing_reward(scored, spec)
+    if worst is None:
+        return
+    name, failed, asked = worst
+    if len(failed) <= limit * asked and len(failed) < asked:
+        return
+    examples = "; ".join(f"{s.trajectory.id}: {s.verdict.reason}" for s in failed[:EXAMPLES])
+    raise RunPaused(
+        f"{where}: the reward {name!r} failed on {len(failed)} of {asked} samples (limit {limit:.0%}). Examples: {examples}. "
+        f"Nothing was trained on them. Try it with `mgrd rewards score`, mend it, and go on with run.resume=true "
+        "(reward.accept_changes=true takes the mended source)"
+    )

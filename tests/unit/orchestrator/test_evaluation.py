@@ -8,8 +8,10 @@ from orchestrator.gallery import gallery_html
 from orchestrator.stages.evaluate import summarise
 from orchestrator.stages.metrics import update_metrics
 from orchestrator.stages.scoring import Scored, ThinkTokens
-from rewards import Sample, Verdict
+from rewards import RewardSpec, RewardTerm, Sample, Verdict
 from rollout import AnswerKind, FinishReason, Question, Trajectory
+
+SPEC = RewardSpec((RewardTerm("answer", 0.8, "any"), RewardTerm("think_present", 0.2, "any")), 1.0, 256, 1)
 
 
 def scored(
@@ -65,7 +67,7 @@ def test_an_invalid_verdict_is_counted_and_never_scored_as_wrong():
     report = summarise([[scored("a", 0), invalid]], [[scored("a")]])
     assert report.sampled == 1.0
     assert report.invalid_verdicts == 1
-    metrics = update_metrics([scored("a", 0), invalid], {})
+    metrics = update_metrics([scored("a", 0), invalid], {}, SPEC)
     assert metrics["invalid_share"] == 0.5
     assert metrics["reward/mean"] == pytest.approx(1.0)
 
@@ -81,7 +83,7 @@ def test_nothing_stated_gives_no_share_of_true_perceptions():
 
 
 def test_every_reward_component_and_every_training_figure_is_a_metric():
-    metrics = update_metrics([scored("a", 0), scored("a", 1, correct=False)], {"clip_fraction": 0.1})
+    metrics = update_metrics([scored("a", 0), scored("a", 1, correct=False)], {"clip_fraction": 0.1}, SPEC)
     assert metrics["reward/answer"] == 0.5
     assert metrics["reward/think_present"] == 1.0
     assert metrics["reward/mixed_questions"] == 1.0
