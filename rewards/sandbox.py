@@ -8,30 +8,39 @@ scored in a fresh process; nobody is blamed for what an earlier unit may have do
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rewards.errors import RewardError
 from rewards.registry import ResolvedTerm
 from rewards.sandbox_process import BatchEnd, ScoringProcess
-from rewards.sandbox_wire import Outcome, Unit, pack_batch
+from rewards.sandbox_wire import Limits, Outcome, Unit, pack_batch
 
 MAX_IDLE_ENDS = 3  # processes in a row that ended without having scored anything and without a unit to blame
 log = logging.getLogger(__name__)
 
 
 class Sandbox:
-    """Scores with `terms`; timeout_s: wall limit of one unit; memory_mb: address space of the process.
+    """Scores with `terms` within `limits`; sys_path: where modules are looked for; environment: variables the functions see
+    beside the scrubbed ones (secrets by name); network: whether they may open connections.
 
     Use from one thread: the kernel ends the process when the thread that started it ends (another is then started).
     """
 
     def __init__(
-        self, terms: Sequence[ResolvedTerm], *, timeout_s: float, memory_mb: int, sys_path: Sequence[str]
+        self,
+        terms: Sequence[ResolvedTerm],
+        *,
+        limits: Limits,
+        sys_path: Sequence[str],
+        environment: Mapping[str, str] = MappingProxyType({}),
+        network: bool = False,
     ) -> None:
         self.terms = tuple(terms)
-        self.timeout_s = timeout_s
-        self.memory_mb = memory_mb
+        self.limits = limits
         self.sys_path = tuple(sys_path)
+        self.environment = dict(environment)
+        self.network = network
         self.processes_started = 0
         self._process: ScoringProcess | None = None
 
@@ -61,7 +70,7 @@ class Sandbox:
             batch = pending[:1] if careful else pending
             process = self._live()
             was_fresh = process.units_done == 0
-            end = process.run(pack_batch(lines, [units[i] for i in batch]), len(batch), self.timeout_s)
+            end = process.run(pack_batch(lines, [units[i] for i in batch]), len(batch), self.limits.timeout_s)
             if not end.alive:
                 self._process = None
             if not end.alive and end.began and len(batch) == 1 and not end.outcomes:
@@ -98,6 +107,6 @@ class Sandbox:
 
     def _live(self) -> ScoringProcess:
         if self._process is None:
-            self._process = ScoringProcess(self.terms, self.memory_mb, self.sys_path)
+            self._process = ScoringProcess(self.terms, self.limits.memory_mb, self.sys_path, self.environment)
             self.processes_started += 1
         return self._process

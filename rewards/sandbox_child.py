@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Any
 
 from rewards.errors import RewardError
-from rewards.messages import Sample
 from rewards.registry import ResolvedTerm, load
+from rewards.sample_wire import decode_sample
 from rewards.sandbox_wire import BROKEN, FINISHED, FLUSH_S, LEAVING, LENGTH, MAX_REASON, Unit, unpack_batch
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -79,7 +79,7 @@ class LoadedTerms:
         name, call, parameters = self.functions[unit.term]
         score, reason = None, ""
         with Attempt() as attempt:
-            score, reason = checked(call(Sample(**json.loads(line)), **parameters))
+            score, reason = checked(call(decode_sample(line), **parameters))
         error = attempt.error
         if isinstance(error, MemoryError):
             return None, f"{name} ran out of memory (limit {self.memory_mb} MB)", True

@@ -7,6 +7,7 @@ the child inherits neither environment nor files beyond its three descriptors.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def _is_outcome(entry: Any, count: int) -> bool:
 class ScoringProcess:
     """Starts on construction. Raises RewardError when it does not become ready; use it from one thread."""
 
-    def __init__(self, terms: Sequence[ResolvedTerm], memory_mb: int, sys_path: Sequence[str]) -> None:
+    def __init__(
+        self, terms: Sequence[ResolvedTerm], memory_mb: int, sys_path: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
         self.units_done = 0
         progress = os.memfd_create("reward-progress")
         os.ftruncate(progress, PROGRESS_BYTES)
@@ -97,7 +100,10 @@ class ScoringProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                env=ENVIRONMENT | inherited | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+                env=ENVIRONMENT
+                | inherited
+                | dict(environment)
+                | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
                 cwd="/",
                 start_new_session=True,
             )
@@ -117,10 +123,7 @@ class ScoringProcess:
 
     def _get_ready(self, terms: Sequence[ResolvedTerm], memory_mb: int, sys_path: Sequence[str]) -> None:
         setup = {
-            "terms": [
-                {"name": t.name, "module": t.module, "file": t.file, "parameters": t.parameters, "version": t.version}
-                for t in terms
-            ],
+            "terms": [dataclasses.asdict(term) for term in terms],
             "memory_mb": memory_mb,
             "sys_path": list(sys_path),
         }

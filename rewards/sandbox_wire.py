@@ -12,6 +12,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 LENGTH = struct.Struct("<Q")  # bytes of the request that follows
 PROGRESS_BYTES = 8  # one signed integer: position of the running unit in the batch, or one of:
 IDLE = -1  # nothing has run yet
@@ -23,20 +25,42 @@ MAX_REASON = 500  # characters of an exception's text that are kept
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Limits:
+    """Of one unit: timeout_s wall time, cpu_s CPU time (0: as timeout_s). Of the process: memory_mb of addresses (MiB),
+    open_files descriptors, threads. isolation: `full`, or `limits` where system calls can't be filtered."""
+
+    timeout_s: float
+    cpu_s: float = 0.0
+    memory_mb: int = 2048
+    open_files: int = 256
+    threads: int = 64
+    isolation: str = "full"
+
+    @property
+    def unit_cpu_s(self) -> float:
+        return self.cpu_s or self.timeout_s
+
+
+class Unit(msgspec.Struct, frozen=True, gc=False):
     """One function on one sample: indices into the batch's sample lines and the sandbox's terms."""
 
     sample: int
     term: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a unit: a finite score, or a reason. out_of_memory: the reason is the memory limit."""
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What came of a unit: a finite score, or a reason why there is none.
+
+    out_of_memory: the reason is the memory limit; parts: what the function reported beside its score, by name, finite;
+    notes: its text; seconds: wall time of the call.
+    """
 
     score: float | None
     reason: str = ""
     out_of_memory: bool = False
+    parts: dict[str, float] = {}
+    notes: str = ""
+    seconds: float = 0.0
 
 
 def pack_batch(lines: Sequence[bytes], units: Sequence[Unit]) -> bytes:
@@ -50,4 +74,4 @@ def pack_batch(lines: Sequence[bytes], units: Sequence[Unit]) -> bytes:
 
 def unpack_batch(body: bytes) -> tuple[list[bytes], list[Unit]]:
     head, *lines = body.split(b"\n")
-    return lines, [Unit(*unit) for unit in json.loads(head)]
+    return lines, [Unit(sample, term) for sample, term in json.loads(head)]

@@ -6,19 +6,17 @@ Invariants: order is kept; one verdict a sample; a verdict is valid only if ever
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from rewards.composition import applicable, check_spec, compose, modality_of
 from rewards.errors import RewardError
 from rewards.messages import RewardSpec, Sample, Verdict
 from rewards.registry import ResolvedTerm, resolve
+from rewards.sample_wire import encode_sample
 from rewards.sandbox import Sandbox
-from rewards.sandbox_wire import Outcome, Unit
-
-SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
+from rewards.sandbox_wire import Limits, Outcome, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +47,6 @@ def resolve_reward(spec: RewardSpec) -> ResolvedReward:
     return ResolvedReward(spec, tuple(resolve(term) for term in spec.terms), tuple(path for path in sys.path if path))
 
 
-def sample_line(sample: Sample) -> bytes:
-    """A sample as one line of JSON."""
-    return json.dumps({name: getattr(sample, name) for name in SAMPLE_FIELDS}, ensure_ascii=False).encode()
-
-
 class Scorer:
     """Scores with a specification in a killable process. Raises RewardError for one that can't work."""
 
@@ -62,8 +55,9 @@ class Scorer:
         self.spec = self.reward.spec
         self.sandbox = Sandbox(
             self.reward.terms,
-            timeout_s=self.spec.timeout_s,
-            memory_mb=self.spec.memory_mb,
+            limits=Limits(
+                self.spec.timeout_s, self.spec.cpu_s, self.spec.memory_mb, self.spec.open_files, self.spec.threads
+            ),
             sys_path=self.reward.sys_path,
         )
         self._terms = {
@@ -87,7 +81,7 @@ class Scorer:
 
     def score(self, samples: Sequence[Sample]) -> list[Verdict]:
         """One verdict a sample, in order. Raises RewardError only when scoring processes can't be kept running."""
-        lines = [sample_line(sample) for sample in samples]
+        lines = [encode_sample(sample) for sample in samples]
         modalities = [modality_of(sample.question) for sample in samples]
         units = [Unit(i, term) for i, modality in enumerate(modalities) for term in self._terms[modality]]
         outcomes = iter(self.sandbox.score(lines, units))
