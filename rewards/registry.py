@@ -4,8 +4,9 @@
     def short_reply(sample: Sample, *, characters: int = 40) -> float:
         return float(len(sample.reply) <= characters)
 
-Neighbours: `functions` registers the shipped ones; `scorer` resolves a run's terms here, a scoring process loads them again.
-Invariants: a name belongs to one function; the same version string means the same source and the same parameters.
+Neighbours: `functions` registers the shipped ones, `published` keeps others; `scorer` resolves a run's terms here, a scoring
+process loads them again. Invariants: among what is installed a name belongs to one function; the same version string means the
+same source and the same parameters; published source is never run in the process that resolves it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,25 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rewards.bundle import Bundle
+from rewards.bundle_files import read_bundle
 from rewards.errors import RewardError
 from rewards.messages import RewardTerm
 from rewards.source import source_digest
 
+if TYPE_CHECKING:
+    from rewards.published import PublishedStore
+
+if TYPE_CHECKING:
+    from rewards.published import PublishedStore
+
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+BUNDLE_PREFIX = "published_"  # of the package that a bundle's modules are in
+BUNDLE_PREFIX = "published_"  # of the package that a bundle's modules are in
 PLUGIN_GROUP = "mgrd.rewards"  # entry points: a module that registers on import, or anything in one
 SHIPPED = (
     "rewards.functions.answer",
@@ -112,6 +123,8 @@ class ResolvedTerm:
 
 
 _functions: dict[str, RewardFunction] = {}
+_bundled: dict[str, dict[str, RewardFunction]] = {}  # by package of a bundle
+_bundled: dict[str, dict[str, RewardFunction]] = {}  # by package of a bundle
 _plugins: dict[str, str] = {}  # entry points that were tried: name -> what went wrong, or nothing
 log = logging.getLogger(__name__)
 
@@ -141,10 +154,12 @@ def reward(
 
     def register(call: Call) -> Call:
         file = str(Path(call.__code__.co_filename).resolve())
-        held = _functions.get(name)
+        package = call.__module__.partition(".")[0]
+        place = bundled(package) if package.startswith(BUNDLE_PREFIX) else _functions
+        held = place.get(name)
         if held is not None and held.file != file:
             raise RewardError(f"reward {name!r} of {file} is already registered by {held.file}; choose another name")
-        _functions[name] = RewardFunction(
+        place[name] = RewardFunction(
             name,
             call,
             call.__module__,
@@ -160,6 +175,16 @@ def reward(
         return call
 
     return register
+
+
+def bundled(package: str) -> dict[str, RewardFunction]:
+    """What the modules of a bundle have registered so far, by name."""
+    return _bundled.setdefault(package, {})
+
+
+def bundled(package: str) -> dict[str, RewardFunction]:
+    """What the modules of a bundle have registered so far, by name."""
+    return _bundled.setdefault(package, {})
 
 
 def registered() -> tuple[RewardFunction, ...]:
@@ -201,8 +226,52 @@ def get(name: str) -> RewardFunction:
     return known[name]
 
 
-def resolve(term: RewardTerm) -> ResolvedTerm:
-    """Raises RewardError for an unknown function or bad parameters."""
+def resolve(term: RewardTerm, store: PublishedStore | None = None, *, resumed: bool = False) -> ResolvedTerm:
+    """The installed function, or the version that the term names: a hash, the first 12 digits of one or more, or a tag.
+
+    resumed: a run that goes on may use a version that was retired meanwhile. Raises RewardError for an unknown function or
+    version, bad parameters, or surroundings in which a published version would give other verdicts.
+    """
+    if not term.version:
+        return _installed(term)
+    if store is None:
+        found = _installed(term)
+        if len(term.version) >= 12 and found.version.removeprefix("sha256:").startswith(
+            term.version.removeprefix("sha256:")
+        ):
+            return found
+        raise RewardError(
+            f"reward {term.name!r} is pinned to {term.version}; installed is {found.version}, and no registry is given to "
+            "look the other one up in: set MGRD_REDIS_URL, or drop the version"
+        )
+    digest = store.find(term.version, name=term.name, retired=resumed)
+    bundle = store.get(digest)
+    return resolve_bundle(term, bundle, store.materialise(bundle))
+
+
+def resolve_bundle(term: RewardTerm, bundle: Bundle, file: Path) -> ResolvedTerm:
+    """A term that runs a bundle which lies in `file`. Its source is not run here. Raises RewardError."""
+    parameters = bundle.bind(term.parameters)
+    if bundle.kind == "remote":
+        return replace(_installed(RewardTerm(bundle.function, 1.0, "any", parameters)), name=term.name,
+                       function=bundle.function, published=bundle.hash)  # fmt: skip
+    bundle.check_surroundings()
+    return ResolvedTerm(
+        term.name,
+        bundle.module,
+        str(file),
+        parameters,
+        bundle.version(parameters),
+        network=bundle.network,
+        deterministic=bundle.deterministic,
+        secrets=bundle.secrets,
+        batch=bundle.batch,
+        published=bundle.hash,
+        function=bundle.function,
+    )
+
+
+def _installed(term: RewardTerm) -> ResolvedTerm:
     function = get(term.name)
     parameters = function.bind(term.parameters)
     return ResolvedTerm(
@@ -221,17 +290,35 @@ def resolve(term: RewardTerm) -> ResolvedTerm:
 
 def load(term: ResolvedTerm) -> RewardFunction:
     """The function of a resolved term, imported in this process. Raises RewardError if its source is no longer the pinned one."""
-    if term.name not in _functions:
+    if term.published and not term.endpoint:
+        return _load_published(term)
+    name = term.function or term.name
+    if name not in _functions:
         _import(term.module, term.file)
-    function = _functions.get(term.name)
+    function = _functions.get(name)
     if function is None:
-        raise RewardError(f"module {term.module!r} ({term.file}) no longer registers the reward {term.name!r}")
+        raise RewardError(f"module {term.module!r} ({term.file}) no longer registers the reward {name!r}")
     found = function.version(term.parameters)
     if found != term.version:
         raise RewardError(
             f"reward {term.name!r} is pinned to {term.version}, but {function.file} now gives {found}; "
             "restore the file or start a new run"
         )
+    return function
+
+
+def _load_published(term: ResolvedTerm) -> RewardFunction:
+    from rewards.bundle_import import import_bundle
+
+    file = Path(term.file)
+    bundle = read_bundle(file, term.published)
+    bundle.check_surroundings()
+    function = import_bundle(bundle, file.parent).get(bundle.function)
+    if function is None:
+        raise RewardError(f"the published reward {term.published} no longer registers {bundle.function!r}")
+    found = bundle.version(function.bind(term.parameters))
+    if found != term.version:
+        raise RewardError(f"reward {term.name!r} is pinned to {term.version}, but {file} gives {found}")
     return function
 
 

@@ -1,84 +1,191 @@
-"""The source text a reward function depends on, as one digest.
+"""What a reward function depends on: the modules beside it, helpers of `rewards`, data files, third-party distributions.
 
-Neighbours: `registry` makes versions of it; a scoring process computes it again and refuses another digest.
-Invariants: covers the function's own module and, through imports, the modules beside it (same package, or same folder for a
-single file) and the helpers in `rewards`; not the frame around functions (messages, registry), not third-party packages.
+Neighbours: `registry` makes versions of the digest; `bundle` takes the same files when a function is published.
+Invariants: the frame around functions (messages, registry) does not count; a data file counts when a string in the source names
+it (`Path(__file__).with_name("lexicon.json")`); a distribution counts by its version, not by its files.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
 import importlib.util
+import re
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from rewards.errors import RewardError
 
 FRAME = frozenset({"rewards", "rewards.errors", "rewards.functions", "rewards.messages", "rewards.registry"})
+FIRST_PARTY = frozenset({"rewards", "rollout", "actor", "orchestrator"})
+HERE = Path(__file__).resolve().parents[1]
+FILE_NAME = re.compile(r"[\w./-]{1,100}\.[A-Za-z0-9]{1,8}")
+
+
+@dataclass(slots=True)
+class Sources:
+    """root: folder that paths are relative to; own: the function's modules, by import name; helpers: modules of `rewards`;
+    data, helper_data: files that they name, by path relative to root (to the folder of `rewards`); packages: third-party, top
+    names."""
+
+    root: Path
+    module: str
+    own: dict[str, Path] = field(default_factory=dict)
+    helpers: dict[str, Path] = field(default_factory=dict)
+    data: dict[str, Path] = field(default_factory=dict)
+    helper_data: dict[str, Path] = field(default_factory=dict)
+    packages: set[str] = field(default_factory=set)
+
+    def helper_files(self) -> list[str]:
+        """Paths of helpers and what they name, relative to the folder that `rewards` lies in."""
+        return sorted(
+            path.relative_to(HERE).as_posix() for path in (*self.helpers.values(), *self.helper_data.values())
+        )
 
 
 def source_digest(module: str, file: str) -> str:
-    """sha256 (hex) over the sources of `module` and what it imports from nearby. Raises RewardError if one can't be read."""
-    found: dict[str, str] = {}
-    waiting = [(module, file)]
+    """sha256 (hex) over all that `collect` finds. Raises RewardError if a source can't be read."""
+    found = collect(module, file)
+    own = found.own | found.data
+    lines = [f"{name} {_digest(path)}" for name, path in own.items()]
+    lines += [f"{name} {digest}" for name, digest in helper_digests(found.helper_files()).items()]
+    lines += [f"{name} {version}" for name, version in distributions(found.packages).items()]
+    return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
+
+
+def collect(module: str, file: str) -> Sources:
+    """Follows imports from the function's module. Raises RewardError if a source can't be read or is no Python."""
+    path = Path(file).resolve()
+    module = _import_name(module, path)
+    found = Sources(_root(module, path), module)
+    waiting = [(module, path)]
     while waiting:
         name, path = waiting.pop()
-        if name in found:
+        is_helper = _top(name) == "rewards" and _top(module) != "rewards"
+        modules, files = (found.helpers, found.helper_data) if is_helper else (found.own, found.data)
+        if name in modules or name in FRAME:
             continue
-        text = _read(name, path)
-        found[name] = hashlib.sha256(text.encode()).hexdigest()
-        for imported in sorted(_imports(text, name, path)):
-            if imported not in FRAME and imported not in found:
-                origin = _origin(imported, module, file)
-                if origin is not None:
-                    waiting.append((imported, origin))
-    # The function's own module is named by its file: it may run as a script here and as a module elsewhere.
-    found[Path(file).stem] = found.pop(module)
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(found.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+        modules[name] = path
+        tree = _parse(name, path)
+        files.update(_named_files(tree, path, HERE if is_helper else found.root))
+        for imported in _imports(tree, name, path):
+            origin = _origin(imported, found)
+            if origin is not None:
+                waiting.append((imported, origin))
+            elif _is_third_party(imported, found):
+                found.packages.add(_top(imported))
+    return found
 
 
-def _read(name: str, path: str) -> str:
+def distributions(packages: Iterable[str]) -> dict[str, str]:
+    """Version by distribution name of third-party packages; "" for one that is not installed."""
+    return dict(sorted(_distribution(package) for package in packages))
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed version by distribution name; "" for one that is not installed."""
+    return {name: dict([_distribution(name)]).get(name, "") for name in names}
+
+
+def helper_digests(paths: Iterable[str]) -> dict[str, str]:
+    """sha256 (hex) of files of `rewards`, by path as `Sources.helper_files` gives it; "" for one that is not there."""
+    return {path: _digest(HERE / path) if (HERE / path).is_file() else "" for path in paths}
+
+
+@lru_cache(maxsize=256)
+def _distribution(package: str) -> tuple[str, str]:
+    try:  # most distributions are called as their package, and the full table takes a second to make
+        return package.replace("_", "-"), importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        names = sorted(importlib.metadata.packages_distributions().get(package, ()))
+        return (names[0], importlib.metadata.version(names[0])) if names else (package, "")
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _import_name(module: str, file: Path) -> str:
+    """The dotted name where the file lies as that name says, else the file's own name (scripts, loose files)."""
+    parts = (*file.parent.parts, *(() if file.name == "__init__.py" else (file.stem,)))
+    return module if "." in module and parts[-module.count(".") - 1 :] == tuple(module.split(".")) else file.stem
+
+
+def _root(module: str, file: Path) -> Path:
+    return file.parents[module.count(".") + (1 if file.name == "__init__.py" and "." in module else 0)]
+
+
+def _origin(name: str, found: Sources) -> Path | None:
+    """File of an imported module that belongs to the reward's own sources or to `rewards`, else None."""
+    top = _top(name)
+    if top in sys.stdlib_module_names:
+        return None
+    if top == "rewards":
+        return _module_file(HERE, name)
+    installed = str(found.root) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    if top in FIRST_PARTY or ((installed or "." in found.module) and top != _top(found.module)):
+        return None
+    return _module_file(found.root, name)
+
+
+def _module_file(root: Path, name: str) -> Path | None:
+    place = root.joinpath(*name.split("."))
+    for path in (place.with_name(place.name + ".py"), place / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _is_third_party(name: str, found: Sources) -> bool:
+    top = _top(name)
+    return top not in sys.stdlib_module_names and top not in FIRST_PARTY and _origin(top, found) is None
+
+
+def _parse(name: str, path: Path) -> ast.Module:
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError, SyntaxError) as error:
         raise RewardError(
             f"the source of module {name!r} can't be read from {path}: {error}; a reward lives in a .py file"
         ) from error
 
 
-def _imports(text: str, name: str, path: str) -> Iterator[str]:
-    """Absolute names of everything that may be an imported module."""
-    package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(text, path)):
+def _digest(path: Path) -> str:
+    try:
+        data = path.read_text(encoding="utf-8").encode() if path.suffix == ".py" else path.read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RewardError(f"{path}, which a reward depends on, can't be read: {error}") from error
+    return hashlib.sha256(data).hexdigest()
+
+
+def _imports(tree: ast.Module, name: str, path: Path) -> Iterator[str]:
+    """Absolute names of everything that may be an imported module, the packages around each included."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    named = [package] if package else []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            named += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             if node.level:
                 if not package:
                     continue
                 base = importlib.util.resolve_name(base, package)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+            named += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
+    for whole in named:
+        parts = whole.split(".")
+        yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
-def _origin(name: str, module: str, file: str) -> str | None:
-    """File of an imported module if it belongs to the reward's own sources, else None."""
-    top = name.partition(".")[0]
-    if top in sys.stdlib_module_names:
-        return None
-    if top not in ("rewards", module.partition(".")[0]):
-        spec = importlib.util.find_spec(top)
-        if spec is None or spec.origin is None:
-            return None
-        place = Path(spec.origin).parent
-        if (place.parent if spec.submodule_search_locations else place) != Path(file).parent:
-            return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # `name` is an attribute of a module, not a module
-        return None
-    return spec.origin if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+def _named_files(tree: ast.Module, path: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    """Files beside a module that a string constant in it names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and FILE_NAME.fullmatch(node.value):
+            place = (path.parent / node.value).resolve()
+            if place.suffix != ".py" and place.is_relative_to(root) and place.is_file():
+                yield place.relative_to(root).as_posix(), place
