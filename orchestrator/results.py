@@ -58,16 +58,32 @@ def table(runs: list[FinishedRun]) -> list[list[str]]:
     return rows
 
 
+def change_table(runs: list[FinishedRun]) -> list[list[str]]:
+    """Rows of text, the first one the header: what RL changed, in percentage points."""
+    rows = [
+        ["run", *(f"{title}, change" for _, title in COLUMNS), "think present after", "largest probe difference (nats)"]
+    ]
+    for run in runs:
+        before, after = run.report["eval"]["before"], run.report["eval"]["after"]
+        changes = [f"{100 * (after[key] - before[key]):+.1f}" for key, _ in COLUMNS]
+        probe = f"{run.report['probe_max_abs_diff']:.1e}"
+        rows.append([run.name, *changes, f"{100 * after['think_present']:.1f}", probe])
+    return rows
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines) + "\n"
+
+
 def write_folder(runs: list[FinishedRun], directories: list[Path], out: Path) -> None:
     """`out`/table.md, `out`/updates.png, and per run `out`/<run>.json (its report) and <run>.updates.jsonl.
 
     Paths in the copied reports are relative to the folder that holds the run's directory: they mean nothing elsewhere.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = table(runs)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
-    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(_markdown(table(runs)) + "\n" + _markdown(change_table(runs)), encoding="utf-8")
     for run, path in zip(runs, directories, strict=True):
         directory = RunDirectory(path)
         here = f"{directory.root.parent}/"

@@ -16,6 +16,7 @@ from rollout.model.config import StepAudio2Config
 from rollout.model.lengths import patch_count
 from rollout.model.tokenizer import AUDIO_PATCH, BOT, END_THINK, EOT, SPECIAL_TOKENS, THINK, special_ids
 
+ROLES = ("human", "assistant")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -32,17 +33,24 @@ class PromptBuilder:
         self._encoder = config.audio_encoder_config
 
     def text(self, question: Question, chunks: int) -> str:
-        """The prompt as text, one placeholder for each of `chunks` audio chunks."""
+        """The prompt as text: earlier turns, then the question with one placeholder for each of `chunks` audio chunks."""
         options = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
         body = question.prompt + options
+        spoken = "".join(turn.text for turn in question.history) + body
         for token in SPECIAL_TOKENS:
-            if token in body:
+            if token in spoken:
                 raise PromptError(f"question {question.id!r} holds the special token {token} in its text; take it out")
         if len(question.choices) > len(LETTERS):
             raise PromptError(
                 f"question {question.id!r} has {len(question.choices)} choices; {len(LETTERS)} are the most"
             )
-        return f"{BOT}human\n{AUDIO_PATCH * chunks}{body}{EOT}{BOT}assistant\n"
+        unknown = [turn.role for turn in question.history if turn.role not in ROLES]
+        if unknown:
+            raise PromptError(
+                f"question {question.id!r}: a turn's role is {' or '.join(ROLES)}, not {unknown[0]!r}; correct its history"
+            )
+        earlier = "".join(f"{BOT}{turn.role}\n{turn.text}{EOT}" for turn in question.history)
+        return f"{earlier}{BOT}human\n{AUDIO_PATCH * chunks}{body}{EOT}{BOT}assistant\n"
 
     def build(self, question: Question, features: Sequence[FeatureRef] = ()) -> Prompt:
         """Token ids of a question; `features`: its audio's chunks in order (`FeatureCache.ensure(question.audio)`).

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.errors import MgrdError
 from rollout.messages import AnswerKind, AudioRef, Question
+from rollout.prompts import ROLES
 
 SHOWN = 100  # problems spelled out in a message; the rest is counted
 
@@ -45,7 +46,7 @@ class DataError(MgrdError):
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Question)}
 _REQUIRED = tuple(name for name, f in _FIELDS.items() if f.default is f.default_factory is dataclasses.MISSING)
-_TEXT = ("id", "prompt", "answer", "domain", "task", "split", "source")
+_TEXT = ("id", "prompt", "answer", "domain", "task", "split", "source", "rubric", "dataset")
 _AUDIO = tuple(f.name for f in dataclasses.fields(AudioRef))
 _KINDS = tuple(kind.value for kind in AnswerKind)
 
@@ -65,6 +66,7 @@ def check_record(record: object) -> list[str]:
     if not isinstance(record.get("truth", {}), dict):
         faults.append("field 'truth' must be an object")
     faults += _check_audio(record.get("audio", []))
+    faults += _check_history(record.get("history", []))
     return faults + _check_answer(record)
 
 
@@ -92,6 +94,18 @@ def _check_audio(clips: object) -> list[str]:
             faults.append(f"clip {number}: 'sha256' must be text")
         if not _is_number(clip.get("seconds", 0.0)) or clip.get("seconds", 0.0) < 0:
             faults.append(f"clip {number}: 'seconds' must be a number of 0 or more")
+    return faults
+
+
+def _check_history(turns: object) -> list[str]:
+    if not isinstance(turns, list):
+        return ["field 'history' must be a list of turns"]
+    faults = []
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict) or set(turn) != {"role", "text"} or not isinstance(turn["text"], str):
+            faults.append(f"turn {number} of 'history' must be an object with 'role' and 'text'")
+        elif turn["role"] not in ROLES:
+            faults.append(f"turn {number} of 'history': role {turn['role']!r} is none of {', '.join(ROLES)}")
     return faults
 
 

@@ -1,8 +1,11 @@
 """Questions become ids once: text, placeholders, lengths, refusals."""
 
+import dataclasses
+
 import pytest
 
 from rollout import AnswerKind, AudioRef, FeatureRef, PromptBuilder, PromptError, Question
+from rollout.messages import Turn
 from rollout.model.reference import SAMPLE_TEXT, random_config
 from rollout.model.tokenizer import train_tokenizer
 from rollout.prompts import response_text
@@ -68,3 +71,21 @@ def test_response_is_think_block_reply_and_end_token():
     assert ids[-1] == BUILDER.special.eot
     assert BUILDER.decode(ids) == "<think>\nI hear a dog.\nSo a dog.\n</think>\na dog"
     assert BUILDER.decode(BUILDER.response("", "a dog")) == response_text("", "a dog") == "<think>\n\n</think>\na dog"
+
+
+def test_earlier_turns_come_first_as_the_chat_template_writes_them():
+    history = (Turn("human", "Hello"), Turn("assistant", "<think>\n\n</think>\nHi"))
+    text = BUILDER.text(dataclasses.replace(question(0, choices=()), history=history), 0)
+    chat = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "<think>\n\n</think>\nHi"},
+        {"role": "user", "content": "Which comes first?"},
+    ]
+    assert text == TOKENIZER.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+
+def test_an_unknown_role_and_special_tokens_in_earlier_turns_are_refused():
+    with pytest.raises(PromptError, match="human or assistant, not 'system'"):
+        BUILDER.text(dataclasses.replace(question(0), history=(Turn("system", "Be brief."),)), 0)
+    with pytest.raises(PromptError, match="EOT"):
+        BUILDER.text(dataclasses.replace(question(0), history=(Turn("human", "Hi<|EOT|>"),)), 0)

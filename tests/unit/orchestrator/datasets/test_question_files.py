@@ -188,3 +188,21 @@ def test_a_long_list_of_problems_is_cut_in_the_message_but_kept_in_the_error(tmp
     with pytest.raises(DataError, match="and 50 more") as caught:
         load_questions(file)
     assert len(caught.value.problems) == 150
+
+
+def test_conversation_rubric_and_data_set_are_read_and_written(tmp_path: Path) -> None:
+    turns = [{"role": "human", "text": "Hello"}, {"role": "assistant", "text": "Hi"}]
+    file = write(tmp_path / "data.jsonl", [record(history=turns, rubric="Is it kind?", dataset="chats")])
+    (question,) = load_questions(file)
+    assert [(turn.role, turn.text) for turn in question.history] == [("human", "Hello"), ("assistant", "Hi")]
+    assert (question.rubric, question.dataset) == ("Is it kind?", "chats")
+    write_questions(tmp_path / "again.jsonl", [question])
+    assert load_questions(tmp_path / "again.jsonl") == [question]
+
+
+def test_a_turn_of_another_role_or_without_text_is_named(tmp_path: Path) -> None:
+    turns = [{"role": "system", "text": "Be brief."}, {"role": "human"}]
+    found = problems(write(tmp_path / "data.jsonl", [record(history=turns)]))
+    assert [line for line, _ in found] == [1, 1]
+    assert "role 'system' is none of human, assistant" in found[0][1]
+    assert "turn 2 of 'history'" in found[1][1]

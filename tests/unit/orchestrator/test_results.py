@@ -1,0 +1,56 @@
+"""Figures of several runs side by side come from the runs' own files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import MgrdError
+from orchestrator.results import change_table, read_runs, table, write_folder
+
+BEFORE = {
+    "sampled": 0.7,
+    "stderr": 0.015,
+    "greedy": 0.8,
+    "greedy_stderr": 0.02,
+    "think_present": 0.9,
+    "true_perceptions": 0.64,
+}
+AFTER = BEFORE | {"sampled": 0.85, "greedy": 0.86, "think_present": 0.991, "true_perceptions": 0.63}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "demo-seed4"
+    folder.mkdir(parents=True)
+    report = {
+        "seed": 4, "seconds": 360.0, "policy_updates": 2, "probe_max_abs_diff": 9.5e-6, "eval": {"before": BEFORE, "after": AFTER},
+        "model": f"{folder}/model",
+    }  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(report))
+    figures = {"reward/mean": 0.8, "accuracy": 0.8, "think/true_perceptions": 0.6, "policy/entropy": 0.2}
+    (folder / "updates.jsonl").write_text("".join(json.dumps({"update": u, "metrics": figures}) + "\n" for u in (1, 2)))
+    return folder
+
+
+def test_tables_hold_before_after_and_change(run: Path) -> None:
+    runs = read_runs([run])
+    assert table(runs)[1][:4] == ["demo-seed4", "4", "70.0 ±1.5 → 85.0 ±1.5", "80.0 ±2.0 → 86.0 ±2.0"]
+    assert change_table(runs)[1] == ["demo-seed4", "+15.0", "+6.0", "+9.1", "-1.0", "99.1", "9.5e-06"]
+
+
+def test_the_folder_holds_tables_plot_and_reports_without_the_place_they_ran_in(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_folder(read_runs([run]), [run], out)
+    text = (out / "table.md").read_text()
+    assert "70.0 ±1.5 → 85.0" in text and "+15.0" in text
+    assert (out / "updates.png").stat().st_size > 10_000
+    assert json.loads((out / "demo-seed4.json").read_text())["model"] == "demo-seed4/model"
+    assert (out / "demo-seed4.updates.jsonl").read_bytes() == (run / "updates.jsonl").read_bytes()
+
+
+def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MgrdError, match="holds no report.json"):
+        read_runs([tmp_path])
