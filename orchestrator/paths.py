@@ -16,6 +16,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("MGRD_CACHE") or Path.home() / ".cache" / "mgrd")
 
 
+def state_dir() -> Path:
+    """What is kept between runs and can't be made again: `MGRD_STATE`, else beside the cache."""
+    return Path(os.environ.get("MGRD_STATE") or cache_dir())
+
+
 def run_dir(config: ExperimentConfig) -> Path:
     return Path(config.run.dir or f"runs/{config.run.name}-seed{config.run.seed}").absolute()
 

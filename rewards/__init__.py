@@ -10,10 +10,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "bundle": ["Bundle"],
         "composition": ["applicable", "check_spec", "compose", "modality_of"],
         "errors": ["RewardError"],
         "functions.perceptions": ["Claim", "ClaimKind", "stated_claims", "true_share"],
         "messages": ["Clip", "JointTerm", "RewardSpec", "RewardTerm", "Sample", "Verdict"],
+        "published": ["Published", "PublishedStore"],
         "parse": ["make_sample", "split_response"],
         "registry": ["RewardFunction", "get", "registered", "reward"],
         "scorer": ["Scorer"],
