@@ -52,5 +52,5 @@ def test_the_folder_holds_tables_plot_and_reports_without_the_place_they_ran_in(
 
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MgrdError, match="holds no report.json"):
+    with pytest.raises(MgrdError, match=r"holds no report\.json"):
         read_runs([tmp_path])
