@@ -69,7 +69,9 @@ def updates(run_dir: Path) -> list[dict[str, Any]]:
         return []
     records = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     for record in records:
-        record["metrics"] = {k: v for k, v in record["metrics"].items() if not k.startswith(VARIES)}
+        record["metrics"] = {
+            k: v for k, v in record["metrics"].items() if not k.startswith(VARIES) and "/seconds_p" not in k
+        }
     return records
 
 
