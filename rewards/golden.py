@@ -94,7 +94,14 @@ def _case(data: Mapping[str, Any], folder: Path) -> GoldenCase:
     if unknown or missing:
         raise ValueError(f"unknown fields {unknown}, missing fields {missing}; known: {', '.join(sorted(FIELDS))}")
     low, high, invalid = _bounds(data["expected"], float(data.get("tolerance", 1e-6)))
-    return GoldenCase(str(data["case"]), _sample(data, folder), low, high, invalid, dict(data.get("parameters", {})))
+    return GoldenCase(
+        str(data["case"]),
+        sample_of(data, folder, f"golden/{data['case']}"),
+        low,
+        high,
+        invalid,
+        dict(data.get("parameters", {})),
+    )
 
 
 def _bounds(expected: Any, tolerance: float) -> tuple[float | None, float | None, str]:
@@ -109,7 +116,8 @@ def _bounds(expected: Any, tolerance: float) -> tuple[float | None, float | None
     return float(expected["low"]), float(expected["high"]), ""
 
 
-def _sample(data: Mapping[str, Any], folder: Path) -> Sample:
+def sample_of(data: Mapping[str, Any], folder: Path, trajectory_id: str) -> Sample:
+    """The sample of `{"question", "response"}` as in a case. Raises ValueError, TypeError, KeyError or AttributeError."""
     unknown = sorted(set(data["question"]) - set(QUESTION_DEFAULTS))
     if unknown:
         raise ValueError(f"unknown question fields {unknown}; known: {', '.join(QUESTION_DEFAULTS)}")
@@ -124,7 +132,7 @@ def _sample(data: Mapping[str, Any], folder: Path) -> Sample:
     response_tokens = max(len(text.split()), reasoning_tokens)
     finished = bool(data.get("finished", True))
     return Sample(
-        f"golden/{data['case']}",
+        trajectory_id,
         question,
         text,
         reasoning,
