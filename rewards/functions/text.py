@@ -1,6 +1,6 @@
 """Text as matching sees it: words without case, articles and punctuation, and numbers wherever they stand.
 
-Neighbours: `answer` compares replies with references through this.
+Neighbours: `choice`, `units`, `transcript`, `elements` and `answer` compare replies with references through this.
 Invariants: pure; text that is not empty never becomes an empty key (an option "A" or "?" keeps a key of its own).
 """
 
@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ARTICLES = frozenset({"a", "an", "the"})
 # fmt: off
@@ -34,8 +34,14 @@ WORD_NUMBER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+LEAD_IN = re.compile(
+    r"^\W*(?:so\W+|thus\W+|therefore\W+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)?"
+    r"(?:answer(?:\s+is\b|\s*[:=])|it\s+is\b|it['’]s\b)",
+    re.IGNORECASE,
+)
+
+
+class Token(NamedTuple):
     """A word or number in comparable form; start, end: where it stands in the text."""
 
     key: str
@@ -66,7 +72,23 @@ def digits_for_words(key: str) -> str:
 
 def canonical(text: str) -> str:
     """`normalise` with number words as digits, so that `seven` equals `7`."""
-    return " ".join(digits_for_words(token.key) for token in tokens(text))
+    return " ".join([digits_for_words(token.key) for token in tokens(text)])
+
+
+def without_lead_in(text: str) -> str:
+    """The text after an opening such as `So the answer is` or `It's`."""
+    return LEAD_IN.sub("", text)
+
+
+def is_exact(reply: str, reference: str) -> bool:
+    """The same text up to case, articles, punctuation and number words, with or without a lead-in.
+
+    Raises ValueError when the reference has no text.
+    """
+    wanted = canonical(reference)
+    if not wanted:
+        raise ValueError("the reference answer is empty")
+    return canonical(reply) == wanted or canonical(without_lead_in(reply)) == wanted
 
 
 def numbers(text: str) -> list[float]:
@@ -76,12 +98,16 @@ def numbers(text: str) -> list[float]:
 
 
 def _key(token: str) -> str:
-    token = unicodedata.normalize("NFKC", token).casefold().replace("’", "'").replace("♯", "#")
+    token = token.lower() if token.isascii() else _plain(token)
     if token[-1].isdigit() and not token[0].isalpha():
         token = token.replace("−", "-").replace(",", "").removeprefix("+")
         if "." in token and "e" not in token:
             token = token.rstrip("0").rstrip(".")
     return token
+
+
+def _plain(token: str) -> str:
+    return unicodedata.normalize("NFKC", token).casefold().replace("’", "'").replace("♯", "#")
 
 
 def _digit_numbers(text: str) -> Iterator[tuple[int, float]]:
