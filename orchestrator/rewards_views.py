@@ -149,7 +149,6 @@ def bundle_table(line: Published, bundle: Bundle) -> RenderableType:
         "retired": f"{day(line.retired_at)} {line.retired_note}" if line.retired_at else "",
         "parameters": ", ".join(f"{name}={value!r}" for name, value in bundle.parameters.items()),
         "files": ", ".join([*bundle.sources, *bundle.data]),
-        "helpers of mgrd": ", ".join(bundle.helpers),
         "libraries": ", ".join(f"{name} {version or 'absent'}" for name, version in bundle.dependencies.items()),
         "golden cases": str(len(bundle.golden)),
         "declares": ", ".join(declarations(bundle)),

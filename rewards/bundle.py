@@ -1,8 +1,9 @@
 """A reward function with all that its verdicts depend on, as one value under one content hash.
 
 Neighbours: `published` keeps bundles in Redis, `bundle_files` on disk, `bundle_import` runs them.
-Invariants: equal content, equal hash, on any machine; what is in the hash decides the verdict, and nothing else is in it: notes,
-tags and dates are not; a bundle that was meant for other helpers or libraries than the installed ones is refused, never run.
+Invariants: equal content, equal hash, on any machine; what is in the hash decides the verdict: notes, tags and dates are not in
+it, the helpers of `rewards` that the function uses are, with their source; a bundle that was meant for other libraries than the
+installed ones is refused, never run.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from rewards.errors import RewardError
-from rewards.source import Sources, collect, distributions, helper_digests, installed_versions
+from rewards.source import Sources, collect, distributions, installed_versions
 
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 MAX_BYTES = 16 << 20  # of a bundle: it is held in Redis and read by every scoring process
@@ -29,7 +29,7 @@ class Bundle:
     """name: what users call it; kind: `function` (source in the bundle) or `remote` (parameters hold the URL).
 
     function: registered name; module: import name of its module in `sources`; sources, data: text, and base64 of files, by
-    path; helpers: sha256 by file of `rewards`; dependencies: version by distribution; parameters: all, defaults filled in;
+    path; dependencies: version by distribution; parameters: all, defaults filled in;
     golden: cases as JSON lines; clips: sha256 of the cases' recordings by path; the rest as declared with `reward`.
     """
 
@@ -39,7 +39,6 @@ class Bundle:
     module: str = ""
     sources: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
-    helpers: dict[str, str] = field(default_factory=dict)
     dependencies: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     golden: tuple[str, ...] = ()
@@ -85,15 +84,15 @@ class Bundle:
             raise RewardError(f"reward {self.name!r}: parameters must be plain JSON values: {error}") from error
         return "sha256:" + hashlib.sha256(text).hexdigest()
 
-    def check_surroundings(self) -> None:
-        """Raises RewardError when helpers or libraries are not those that the bundle was published with."""
-        found = helper_digests(self.helpers) | installed_versions(self.dependencies)
-        for name, wanted in (self.helpers | self.dependencies).items():
+    def check_libraries(self) -> None:
+        """Raises RewardError when the installed libraries are not those that the bundle was published with."""
+        found = installed_versions(self.dependencies)
+        for name, wanted in self.dependencies.items():
             if found[name] != wanted:
-                here = found[name][:12] or "not installed"
                 raise RewardError(
-                    f"reward {self.name!r} ({self.hash[:19]}) was published with {name} {wanted[:12] or 'absent'}, here it is "
-                    f"{here}: its verdicts could differ; install that one, or register the reward again"
+                    f"reward {self.name!r} ({self.hash[:19]}) was published with {name} {wanted or 'absent'}, here it is "
+                    f"{found[name] or 'not installed'}: its verdicts could differ; install that version, or register the "
+                    "reward again"
                 )
 
 
@@ -121,34 +120,30 @@ def from_source(
     golden: Sequence[str] = (),
     clips: Mapping[str, str] | None = None,
     **declared: Any,
-) -> tuple[Bundle, Path]:
-    """The bundle of a function in a file, and the folder its sources lie in. Raises RewardError when a source can't be read.
+) -> Bundle:
+    """The bundle of a function in a file. Raises RewardError when a source can't be read.
 
     declared: batch, network, deterministic, secrets of the function.
     """
     found = collect(module, file)
     _check_size(name, found)
-    bundle = Bundle(
+    return Bundle(
         name,
         "function",
         name,
         module=found.module,
-        sources={
-            path.relative_to(found.root).as_posix(): path.read_text(encoding="utf-8") for path in found.own.values()
-        },
-        data={path: base64.b64encode(place.read_bytes()).decode() for path, place in found.data.items()},
-        helpers=helper_digests(found.helper_files()),
+        sources={path: place.read_text(encoding="utf-8") for path, place in found.modules().items()},
+        data={path: base64.b64encode(place.read_bytes()).decode() for path, place in found.files().items()},
         dependencies=distributions(found.packages),
         parameters=dict(parameters),
         golden=tuple(golden),
         clips=dict(clips or {}),
         **declared,
     )
-    return bundle, found.root
 
 
 def _check_size(name: str, found: Sources) -> None:
-    sizes = {path: path.stat().st_size for path in (*found.own.values(), *found.data.values())}
+    sizes = {path: path.stat().st_size for path in (found.modules() | found.files()).values()}
     if sum(sizes.values()) > MAX_BYTES:
         largest = max(sizes, key=lambda path: sizes[path])
         raise RewardError(

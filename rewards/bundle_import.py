@@ -1,7 +1,8 @@
 """Runs the source of a bundle beside other versions of itself.
 
-Every bundle gets a package name of its own; what its modules import from each other is looked for in the bundle first. So two
-versions of a reward, each with its own `helper.py`, live in one process. Neighbours: `registry` calls this in scoring processes,
+Every bundle gets a package name of its own; what its modules import from each other, and from the helpers of `rewards` that
+were published with them, is looked for in the bundle first. So two versions of a reward, each with its own `helper.py`, live in
+one process, and an upgrade of mgrd changes neither. Neighbours: `registry` calls this in scoring processes,
 `lab` when a file is made a bundle. Invariant: what runs is the text that was compared with the hash, not what lies on disk.
 """
 
@@ -13,13 +14,15 @@ import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rewards.bundle import Bundle
 from rewards.errors import RewardError
 from rewards.registry import BUNDLE_PREFIX, RewardFunction, bundled
+from rewards.source import handed_on
 
 
 def import_bundle(bundle: Bundle, folder: Path) -> dict[str, RewardFunction]:
@@ -58,7 +61,6 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, package: str, bundle: Bundle, folder: Path) -> None:
         self.package, self.folder = package, folder
         self.sources = bundle.sources
-        self._tops = {PurePosixPath(path).parts[0].removesuffix(".py") for path in bundle.sources}
         self._builtins = dict(vars(builtins)) | {"__import__": self._import}
 
     def find_spec(
@@ -76,7 +78,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                     spec.submodule_search_locations = [str(self.folder / place)]
                 return spec
         if any(path.startswith(f"{place}/") for path in self.sources):  # a folder without __init__.py
-            spec = importlib.machinery.ModuleSpec(fullname, None)
+            spec = importlib.machinery.ModuleSpec(fullname, self)
             spec.submodule_search_locations = [str(self.folder / place)]
             return spec
         return None
@@ -84,6 +86,9 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
         file = module.__spec__.loader_state
+        if file is None:
+            module.__dict__["__getattr__"] = partial(self._installed, module.__name__.removeprefix(f"{self.package}."))
+            return
         module.__dict__["__builtins__"] = self._builtins
         code = compile(self.sources[file], str(self.folder / file), "exec", dont_inherit=True)
         exec(code, module.__dict__)
@@ -97,13 +102,31 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         level: int = 0,
     ) -> ModuleType:
         """`import` as the bundle's modules see it."""
-        if level or name.partition(".")[0] not in self._tops:
+        if level or not self._holds(name):
             return builtins.__import__(name, names, local, fromlist or (), level)
         own = f"{self.package}.{name}"
         if not fromlist:
             importlib.import_module(own)
             return sys.modules[f"{self.package}.{name.partition('.')[0]}"]
         return builtins.__import__(own, names, local, fromlist, 0)
+
+    def _holds(self, name: str) -> bool:
+        """Whether the bundle has this module, or modules below it."""
+        place = name.replace(".", "/")
+        return any(
+            path in (f"{place}.py", f"{place}/__init__.py") or path.startswith(f"{place}/") for path in self.sources
+        )
+
+    def _installed(self, name: str, attribute: str) -> Any:
+        """What a folder of the bundle lacks comes from the installed package of that name: `from rewards import Sample`."""
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        origin = handed_on().get(attribute) if name == "rewards" else None
+        if origin is not None and self._holds(origin):
+            return getattr(importlib.import_module(f"{self.package}.{origin}"), attribute)
+        if self._holds(f"{name}.{attribute}"):
+            return importlib.import_module(f"{self.package}.{name}.{attribute}")
+        return getattr(importlib.import_module(name), attribute)
 
 
 def _package(package: str, folder: Path) -> ModuleType:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rewards import registry
@@ -109,9 +110,10 @@ def bundle_file(reference: str, parameters: Mapping[str, Any] | None = None, gol
     path = Path(path_text).absolute()
     if not path.is_file():
         raise RewardError(f"there is no file {path}; write FILE.py:FUNCTION")
-    draft, root = from_source("draft", path.stem, str(path), parameters={})
-    functions = import_bundle(draft, root)
+    draft = from_source("draft", path.stem, str(path), parameters={})
     try:
+        with TemporaryDirectory(prefix="mgrd-reward-") as folder:
+            functions = import_bundle(draft, materialise(draft, Path(folder)).parent)
         function = _chosen(functions, wanted, path)
         lines, clips = golden_lines(golden) if golden else ((), {})
         return replace(

@@ -124,7 +124,6 @@ class ResolvedTerm:
 
 _functions: dict[str, RewardFunction] = {}
 _bundled: dict[str, dict[str, RewardFunction]] = {}  # by package of a bundle
-_bundled: dict[str, dict[str, RewardFunction]] = {}  # by package of a bundle
 _plugins: dict[str, str] = {}  # entry points that were tried: name -> what went wrong, or nothing
 log = logging.getLogger(__name__)
 
@@ -182,11 +181,6 @@ def bundled(package: str) -> dict[str, RewardFunction]:
     return _bundled.setdefault(package, {})
 
 
-def bundled(package: str) -> dict[str, RewardFunction]:
-    """What the modules of a bundle have registered so far, by name."""
-    return _bundled.setdefault(package, {})
-
-
 def registered() -> tuple[RewardFunction, ...]:
     """All registered functions, the shipped ones and those of installed plugins included, by name."""
     for module in SHIPPED:
@@ -230,7 +224,7 @@ def resolve(term: RewardTerm, store: PublishedStore | None = None, *, resumed: b
     """The installed function, or the version that the term names: a hash, the first 12 digits of one or more, or a tag.
 
     resumed: a run that goes on may use a version that was retired meanwhile. Raises RewardError for an unknown function or
-    version, bad parameters, or surroundings in which a published version would give other verdicts.
+    version, bad parameters, or libraries with which a published version might give other verdicts.
     """
     if not term.version:
         return _installed(term)
@@ -255,7 +249,7 @@ def resolve_bundle(term: RewardTerm, bundle: Bundle, file: Path) -> ResolvedTerm
     if bundle.kind == "remote":
         return replace(_installed(RewardTerm(bundle.function, 1.0, "any", parameters)), name=term.name,
                        function=bundle.function, published=bundle.hash)  # fmt: skip
-    bundle.check_surroundings()
+    bundle.check_libraries()
     return ResolvedTerm(
         term.name,
         bundle.module,
@@ -312,7 +306,7 @@ def _load_published(term: ResolvedTerm) -> RewardFunction:
 
     file = Path(term.file)
     bundle = read_bundle(file, term.published)
-    bundle.check_surroundings()
+    bundle.check_libraries()
     function = import_bundle(bundle, file.parent).get(bundle.function)
     if function is None:
         raise RewardError(f"the published reward {term.published} no longer registers {bundle.function!r}")

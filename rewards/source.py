@@ -41,19 +41,20 @@ class Sources:
     helper_data: dict[str, Path] = field(default_factory=dict)
     packages: set[str] = field(default_factory=set)
 
-    def helper_files(self) -> list[str]:
-        """Paths of helpers and what they name, relative to the folder that `rewards` lies in."""
-        return sorted(
-            path.relative_to(HERE).as_posix() for path in (*self.helpers.values(), *self.helper_data.values())
-        )
+    def modules(self) -> dict[str, Path]:
+        """Files of all modules by path, relative to root, helpers to the folder that `rewards` lies in."""
+        own = {path.relative_to(self.root).as_posix(): path for path in self.own.values()}
+        return own | {path.relative_to(HERE).as_posix(): path for path in self.helpers.values()}
+
+    def files(self) -> dict[str, Path]:
+        """Data files, as `modules`."""
+        return self.data | self.helper_data
 
 
 def source_digest(module: str, file: str) -> str:
     """sha256 (hex) over all that `collect` finds. Raises RewardError if a source can't be read."""
     found = collect(module, file)
-    own = found.own | found.data
-    lines = [f"{name} {_digest(path)}" for name, path in own.items()]
-    lines += [f"{name} {digest}" for name, digest in helper_digests(found.helper_files()).items()]
+    lines = [f"{name} {_digest(path)}" for name, path in (found.modules() | found.files()).items()]
     lines += [f"{name} {version}" for name, version in distributions(found.packages).items()]
     return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
@@ -92,9 +93,13 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
     return {name: dict([_distribution(name)]).get(name, "") for name in names}
 
 
-def helper_digests(paths: Iterable[str]) -> dict[str, str]:
-    """sha256 (hex) of files of `rewards`, by path as `Sources.helper_files` gives it; "" for one that is not there."""
-    return {path: _digest(HERE / path) if (HERE / path).is_file() else "" for path in paths}
+@lru_cache(maxsize=1)
+def handed_on() -> dict[str, str]:
+    """Which module of `rewards` brings a name that the package hands on: {"split_response": "rewards.parse"}."""
+    tree = _parse("rewards", HERE / "rewards" / "__init__.py")
+    tables = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "submod_attrs"]
+    table: dict[str, list[str]] = ast.literal_eval(tables[0])
+    return {name: f"rewards.{module}" for module, names in table.items() for name in names}
 
 
 @lru_cache(maxsize=256)
@@ -177,6 +182,8 @@ def _imports(tree: ast.Module, name: str, path: Path) -> Iterator[str]:
                     continue
                 base = importlib.util.resolve_name(base, package)
             named += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
+            if base == "rewards":
+                named += [handed_on()[alias.name] for alias in node.names if alias.name in handed_on()]
     for whole in named:
         parts = whole.split(".")
         yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
