@@ -33,6 +33,7 @@ from orchestrator.seeds import derive
 from orchestrator.stages import evaluate, select, sft
 from orchestrator.stages.reinforce import Reinforce
 from orchestrator.tracking import Tracker
+from rewards import ResolvedReward
 from rollout import resolve_model
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Controller:
         self.tracker: Tracker
         self.parts: Parts
         self.questions: Questions
+        self.reward: ResolvedReward
 
     def run(self) -> dict[str, Any]:
         """Raises PreflightError, DataError or AudioError before anything starts, RunFailed (and what parts raise) after."""
@@ -61,6 +63,7 @@ class Controller:
         self.directory.claim(self.config.run.resume)
         try:
             self.state = self.directory.read_state() or {"stages": {}, "seconds": 0.0}
+            self.reward = preflight.resolve_rewards(self.config, self.state.get("rewards", {}))
             return self._run()
         finally:
             self.directory.release()
@@ -113,7 +116,7 @@ class Controller:
             self.tracker.text("config.yaml", to_yaml(config))
             self.tracker.dataset(self.questions.train_file, self.questions.train_digest, "train")
             self.tracker.dataset(self.questions.held_out_file, self.questions.held_out_digest, "held_out")
-        self.parts = Parts(config, self.directory, self.tracker, self.progress, model_path)
+        self.parts = Parts(config, self.directory, self.tracker, self.progress, model_path, self.reward)
         try:
             self._pin_rewards(first)
             self.parts.start(redis_url, run_id)
@@ -125,16 +128,10 @@ class Controller:
             raise
 
     def _pin_rewards(self, first: bool) -> None:
-        """Keep the content hash of every reward function. Raises RunFailed when a resumed run would score with others."""
-        versions, pinned = self.parts.rewards.versions, self.state.get("rewards", {})
-        changed = [name for name in pinned if name in versions and versions[name] != pinned[name]]
-        if changed and not self.config.reward.accept_changes:
-            lines = "; ".join(f"{name} was {pinned[name]}, is {versions[name]}" for name in changed)
-            raise RunFailed(
-                f"the run's reward functions have changed: {lines}. Restore their source, pin reward.terms.NAME.version, or go on "
-                "with the new ones by reward.accept_changes=true"
-            )
-        self.changed |= bool(changed)
+        """Keep the content hash of every reward function with the run."""
+        versions, before = self.reward.versions, self.state.get("rewards", {})
+        changed = any(versions.get(name, version) != version for name, version in before.items())
+        self.changed |= changed
         self.state["rewards"] = versions
         self.directory.write_state(self.state)
         if first or changed:

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from actor import OptimSpec, PPOSpec, TrainerGroup, TrainerSpec
+from actor import TrainerGroup
 from orchestrator import paths
-from orchestrator.config.schema import ExperimentConfig, JointConfig, OptimConfig, TermConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import RunFailed
 from orchestrator.progress import Advance, ProgressView
 from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
+from orchestrator.specs import engine_spec, trainer_spec
 from orchestrator.stages.scoring import Scored, ThinkTokens, pause_on_failing_reward, score
 from orchestrator.tracking import RunTracker
-from rewards import JointTerm, RewardService, RewardSpec, RewardTerm, Verdict
+from rewards import ResolvedReward, RewardService, Verdict
 from rollout import (
     AudioRef,
-    EngineSpec,
     FeatureCache,
     FeatureRef,
     Ledger,
@@ -46,82 +46,6 @@ log = logging.getLogger(__name__)
 FEW_CLIPS = 32  # below this a progress bar would only flicker
 
 
-def optim_spec(config: OptimConfig) -> OptimSpec:
-    return OptimSpec(**vars(config))
-
-
-def trainer_spec(config: ExperimentConfig, model_path: Path) -> TrainerSpec:
-    actor = config.actor
-    return TrainerSpec(
-        model_path=str(model_path),
-        dtype=config.model.dtype,
-        world_size=actor.world_size,
-        tensor_parallel=actor.tensor_parallel,
-        device=actor.device,
-        threads=actor.threads,
-        seed=derive(config.run.seed, "trainer"),
-        feature_dir=str(paths.feature_dir(config)),
-        micro_batch_tokens=actor.micro_batch_tokens,
-        freeze=tuple(actor.freeze),
-        actor_optim=optim_spec(actor.actor_optim),
-        critic_optim=optim_spec(actor.critic_optim),
-        sft_optim=optim_spec(actor.sft_optim),
-        ppo=PPOSpec(**vars(actor.ppo)),
-        critic=True,
-    )
-
-
-def engine_spec(config: ExperimentConfig, model_path: Path) -> EngineSpec:
-    rollout = config.rollout
-    return EngineSpec(
-        model_path=str(model_path),
-        dtype=config.model.dtype,
-        max_model_len=config.model.max_model_len,
-        max_num_seqs=rollout.max_num_seqs,
-        kv_cache_gib=rollout.kv_cache_gib,
-        seed=derive(config.run.seed, "engine"),
-        max_audio_chunks=config.model.max_audio_chunks,
-        with_encoder=False,
-        feature_dir=str(paths.feature_dir(config)),
-        threads=rollout.threads,
-        device=config.actor.device,
-        gpu_memory_utilization=rollout.gpu_memory_utilization,
-        tensor_parallel=rollout.tensor_parallel,
-    )
-
-
-def reward_spec(config: ExperimentConfig) -> RewardSpec:
-    """Terms by modality and data set. A weight of 0 still reports the component, it only leaves the sum."""
-    reward = config.reward
-    terms, joint = [], []
-    for name, term in reward.terms.items():
-        for modality, weight in _weights(term):
-            terms.append(RewardTerm(name, weight, modality, dict(term.parameters), version=term.version))
-        for dataset, weight in term.datasets.items():
-            terms.append(RewardTerm(name, weight, "any", dict(term.parameters), dataset, term.version))
-    for name, made in reward.joint.items():
-        joint += [JointTerm(name, tuple(made.of), made.how, weight, modality) for modality, weight in _weights(made)]
-    return RewardSpec(
-        tuple(terms),
-        reward.timeout_s,
-        reward.memory_mb,
-        reward.workers,
-        joint=tuple(joint),
-        cpu_s=reward.cpu_s,
-        open_files=reward.open_files,
-        threads=reward.threads,
-    )
-
-
-def _weights(term: TermConfig | JointConfig) -> list[tuple[str, float]]:
-    """(modality, weight) of the modalities that have one."""
-    weights = (
-        ("audio", term.weight if term.audio is None else term.audio),
-        ("text", term.weight if term.text is None else term.text),
-    )
-    return [(modality, weight) for modality, weight in weights if weight is not None]
-
-
 class Parts:
     """Everything a stage needs, by name. Built by `start`, gone after `stop`."""
 
@@ -132,6 +56,7 @@ class Parts:
         tracker: RunTracker,
         progress: ProgressView,
         model_path: Path,
+        reward: ResolvedReward,
     ) -> None:
         self.config = config
         self.directory = directory
@@ -144,7 +69,7 @@ class Parts:
         vocabulary = self.tokenizer.get_vocab()
         self.think = ThinkTokens(vocabulary["<think>"], vocabulary["</think>"])
         self.trainer = TrainerGroup(trainer_spec(config, model_path), config.actor.step_timeout_s)
-        self.rewards = RewardService(reward_spec(config))
+        self.rewards = RewardService(reward)
         self._prompts: dict[str, Prompt] = {}
         self.pool: RolloutPool
         self.ledger: Ledger
@@ -153,6 +78,8 @@ class Parts:
         """Engines, trainer ranks and reward workers at the same time. Raises what the first of them raises."""
         config = self.config
         self.ledger = Ledger(redis_url, run_id, verdict_type=Verdict)
+        if config.reward.cache:
+            self.rewards.use_cache(redis_url)
         self.pool = RolloutPool(
             engine_spec(config, self.model_path),
             config.rollout.workers,

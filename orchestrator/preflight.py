@@ -1,11 +1,12 @@
-"""What must hold before a run starts anything: memory, devices, data.
+"""What must hold before a run starts anything: memory, devices, data, rewards.
 
 Neighbours: `controller` calls it first, `--dry-run` prints its plan. Invariants: every check names what is wrong and what to do; no
-process is started, nothing is written but the run directory itself.
+process of the run is started, nothing is written but the run directory itself (a pinned reward is looked up in the registry).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import psutil
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import PreflightError
+from orchestrator.rewards_store import open_store
+from orchestrator.specs import reward_spec
+from rewards import ResolvedReward, RewardError, resolve_reward
 
 GIB = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -73,6 +77,31 @@ def check_machine(config: ExperimentConfig) -> None:
                 f"the plan takes {plan.gpus} GPUs ({plan.ranks} trainer ranks and {plan.engines} engines), this machine has "
                 f"{torch.cuda.device_count()}; lower actor.world_size or rollout.workers, set cluster.ray_address, or use actor.device=cpu"
             )
+
+
+def resolve_rewards(config: ExperimentConfig, pinned: Mapping[str, str]) -> ResolvedReward:
+    """The run's reward with every function pinned; pinned: content hashes it began with, empty on a first start.
+
+    Raises PreflightError for a function, version or parameter that can't be used, and for a resumed run that would score with
+    other functions than it began with.
+    """
+    try:
+        spec = reward_spec(config)
+        if any(term.version for term in spec.terms):
+            with open_store(config.reward.store) as store:
+                reward = resolve_reward(spec, store, resumed=bool(pinned))
+        else:
+            reward = resolve_reward(spec)
+    except RewardError as error:
+        raise PreflightError(f"reward: {error}") from error
+    changed = [name for name in pinned if name in reward.versions and reward.versions[name] != pinned[name]]
+    if changed and not config.reward.accept_changes:
+        lines = "; ".join(f"{name} was {pinned[name]}, is {reward.versions[name]}" for name in changed)
+        raise PreflightError(
+            f"the run's reward functions have changed: {lines}. Restore their source, pin reward.terms.NAME.version, or go on "
+            "with the new ones by reward.accept_changes=true"
+        )
+    return reward
 
 
 def check_data_paths(config: ExperimentConfig) -> None:

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.config.compose import compose_config, flat, from_yaml, known_keys, to_yaml
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import ConfigError
-from orchestrator.parts import reward_spec
+from orchestrator.specs import reward_spec
 
 
 def test_an_experiment_and_single_keys_override_defaults():

@@ -1,0 +1,92 @@
+"""What each part is told: specifications derived from the config, in one place.
+
+Neighbours: `parts` builds engines, trainer and rewards from them, `preflight` looks at them before anything starts. Invariants: pure;
+nothing but the config and the model's folder decides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actor import OptimSpec, PPOSpec, TrainerSpec
+from orchestrator import paths
+from orchestrator.config.schema import ExperimentConfig, JointConfig, OptimConfig, TermConfig
+from orchestrator.seeds import derive
+from rewards import JointTerm, RewardSpec, RewardTerm
+from rollout import EngineSpec
+
+
+def optim_spec(config: OptimConfig) -> OptimSpec:
+    return OptimSpec(**vars(config))
+
+
+def trainer_spec(config: ExperimentConfig, model_path: Path) -> TrainerSpec:
+    actor = config.actor
+    return TrainerSpec(
+        model_path=str(model_path),
+        dtype=config.model.dtype,
+        world_size=actor.world_size,
+        tensor_parallel=actor.tensor_parallel,
+        device=actor.device,
+        threads=actor.threads,
+        seed=derive(config.run.seed, "trainer"),
+        feature_dir=str(paths.feature_dir(config)),
+        micro_batch_tokens=actor.micro_batch_tokens,
+        freeze=tuple(actor.freeze),
+        actor_optim=optim_spec(actor.actor_optim),
+        critic_optim=optim_spec(actor.critic_optim),
+        sft_optim=optim_spec(actor.sft_optim),
+        ppo=PPOSpec(**vars(actor.ppo)),
+        critic=True,
+    )
+
+
+def engine_spec(config: ExperimentConfig, model_path: Path) -> EngineSpec:
+    rollout = config.rollout
+    return EngineSpec(
+        model_path=str(model_path),
+        dtype=config.model.dtype,
+        max_model_len=config.model.max_model_len,
+        max_num_seqs=rollout.max_num_seqs,
+        kv_cache_gib=rollout.kv_cache_gib,
+        seed=derive(config.run.seed, "engine"),
+        max_audio_chunks=config.model.max_audio_chunks,
+        with_encoder=False,
+        feature_dir=str(paths.feature_dir(config)),
+        threads=rollout.threads,
+        device=config.actor.device,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        tensor_parallel=rollout.tensor_parallel,
+    )
+
+
+def reward_spec(config: ExperimentConfig) -> RewardSpec:
+    """Terms by modality and data set. A weight of 0 still reports the component, it only leaves the sum."""
+    reward = config.reward
+    terms, joint = [], []
+    for name, term in reward.terms.items():
+        for modality, weight in _weights(term):
+            terms.append(RewardTerm(name, weight, modality, dict(term.parameters), version=term.version))
+        for dataset, weight in term.datasets.items():
+            terms.append(RewardTerm(name, weight, "any", dict(term.parameters), dataset, term.version))
+    for name, made in reward.joint.items():
+        joint += [JointTerm(name, tuple(made.of), made.how, weight, modality) for modality, weight in _weights(made)]
+    return RewardSpec(
+        tuple(terms),
+        reward.timeout_s,
+        reward.memory_mb,
+        reward.workers,
+        joint=tuple(joint),
+        cpu_s=reward.cpu_s,
+        open_files=reward.open_files,
+        threads=reward.threads,
+    )
+
+
+def _weights(term: TermConfig | JointConfig) -> list[tuple[str, float]]:
+    """(modality, weight) of the modalities that have one."""
+    weights = (
+        ("audio", term.weight if term.audio is None else term.audio),
+        ("text", term.weight if term.text is None else term.text),
+    )
+    return [(modality, weight) for modality, weight in weights if weight is not None]
