@@ -116,7 +116,9 @@ class Controller:
             self.tracker.text("config.yaml", to_yaml(config))
             self.tracker.dataset(self.questions.train_file, self.questions.train_digest, "train")
             self.tracker.dataset(self.questions.held_out_file, self.questions.held_out_digest, "held_out")
-        self.parts = Parts(config, self.directory, self.tracker, self.progress, model_path, self.reward)
+        self.parts = Parts(
+            config, self.directory, self.tracker, self.progress, model_path=model_path, reward=self.reward
+        )
         try:
             self._pin_rewards(first)
             self.parts.start(redis_url, run_id)

@@ -55,6 +55,7 @@ class Parts:
         directory: RunDirectory,
         tracker: RunTracker,
         progress: ProgressView,
+        *,
         model_path: Path,
         reward: ResolvedReward,
     ) -> None:
