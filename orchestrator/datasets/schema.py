@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MgrdError
+from rewards import reference_faults
 from rollout.messages import AnswerKind, AudioRef, Question
 from rollout.prompts import ROLES
 
@@ -121,22 +122,10 @@ def _check_answer(record: Mapping[str, Any]) -> list[str]:
         return [*faults, "field 'choices' must be a list of texts that are not empty"]
     if len(set(choices)) != len(choices):
         faults.append("two choices are the same")
-    if kind == AnswerKind.CHOICE:
-        if len(choices) < 2:
-            faults.append("a choice question needs two choices or more")
-        elif isinstance(answer, str) and answer not in choices:
-            faults.append(f"answer {answer!r} is not among the choices {choices}")
-    elif kind == AnswerKind.NUMBER and isinstance(answer, str) and answer.strip() and not _reads_as_number(answer):
-        faults.append(f"answer {answer!r} is not a number")
+    if kind in _KINDS and isinstance(answer, str) and answer.strip():
+        faults += reference_faults(kind, answer, choices)
     return faults
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _reads_as_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

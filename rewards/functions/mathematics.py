@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,7 +20,11 @@ from rewards.registry import reward
 DELIMITER = re.compile(r"\$|\\\(|\\\[|\\boxed")
 PLAIN = re.compile(r"[-+*/^().,%\d\s]+")  # read by math-verify without delimiters
 WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+|[^\W\d_]{2,}")
-NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,8})(?:\.\d{1,5})?")  # math-verify compares six decimals
+# Exact values that are the same for math-verify if and only if they are equal: it compares six decimals, and 15 digits.
+NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,8})(?:\.\d{1,5})?")
+RATIO = re.compile(
+    r"(?P<sign>-?)(?:\\[dt]?frac\{(?P<top>\d{1,5})\}\{(?P<bottom>[1-9]\d{0,4})\}|(?P<ratio>\d{1,5}/[1-9]\d{0,4}))"
+)
 
 # One piece of mathematics in text that holds no other number: whichever pattern of math-verify finds it, it finds this.
 LEAD = r"[^\\${}\[\]\d]*"
@@ -45,7 +49,7 @@ def read(text: str) -> Reading:
     text = text.strip()
     if DELIMITER.search(text) is None:
         if PLAIN.fullmatch(text):
-            return Reading(text, text if NUMBER.fullmatch(text) else "")
+            return Reading(text, text if _value(text) is not None else "")
         if not text or "\n" in text or not _is_bare(text):
             return Reading(text, "")
         return Reading(f"${text}$", text)
@@ -63,11 +67,24 @@ def _is_bare(text: str) -> bool:
     return all(match.group().startswith("\\") for match in WORDS.finditer(text))
 
 
+def _value(piece: str) -> Fraction | None:
+    """The value of a plain number or a ratio of whole numbers; None for anything else."""
+    if NUMBER.fullmatch(piece):
+        return Fraction(piece)
+    match = RATIO.fullmatch(piece)
+    if match is None:
+        return None
+    return Fraction(match["sign"] + (match["ratio"] or f"{match['top']}/{match['bottom']}"))
+
+
 def is_equal(reply: str, reference: str) -> bool:
     """Raises ValueError when math-verify can't parse the reference."""
     wanted, said = read(reference), read(reply)
-    if NUMBER.fullmatch(wanted.piece) and NUMBER.fullmatch(said.piece):
-        return Decimal(said.piece) == Decimal(wanted.piece)
+    right, value = _value(wanted.piece), _value(said.piece)
+    pieces = wanted.piece + said.piece
+    rounded = "." in pieces and ("/" in pieces or "\\" in pieces)  # 0.333333 equals 1/3
+    if right is not None and value is not None and not rounded:
+        return value == right
     _parsed_reference(wanted.text)  # also where the texts are the same: a bad reference is not a right answer
     if said.piece and said.piece == wanted.piece:
         return True
