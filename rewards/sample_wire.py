@@ -6,6 +6,8 @@ Invariants: no line break inside a line; equal samples give equal bytes, so a di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from rewards.messages import Sample
@@ -17,6 +19,11 @@ _decoder = msgspec.json.Decoder(Sample)
 def encode_sample(sample: Sample) -> bytes:
     """Raises TypeError for a question that holds what JSON can't."""
     return _encoder.encode(sample)
+
+
+def encode_lines(samples: Sequence[Sample]) -> bytes:
+    """Each sample as by `encode_sample`, followed by a line break. Raises as `encode_sample`."""
+    return _encoder.encode_lines(samples)
 
 
 def decode_sample(line: bytes) -> Sample:

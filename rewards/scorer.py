@@ -1,6 +1,6 @@
-"""Samples in, verdicts out, in this process's sandbox: the reward service without Ray.
+"""Samples in, verdicts out, in this process's sandboxes: the reward service without Ray.
 
-Neighbours: `service` runs one of these in each of its actors; tests and tools use it directly.
+Neighbours: `term_runner` runs the functions, `work` plans and composes; `service` does the same with runners in Ray actors.
 Invariants: order is kept; one verdict a sample; a verdict is valid only if every term that counts for it gave a finite score.
 """
 
@@ -9,14 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rewards.composition import applicable, check_spec, compose, modality_of
-from rewards.errors import RewardError
+from rewards.assembly import Assembler
+from rewards.composition import check_spec
 from rewards.messages import RewardSpec, Sample, Verdict
 from rewards.registry import ResolvedTerm, resolve
-from rewards.sample_wire import encode_sample
 from rewards.sandbox import Sandbox
-from rewards.sandbox_wire import Limits, Outcome, Unit
+from rewards.term_runner import TermRunner
+from rewards.work import CACHED_ABOVE_S, Planner, Work
+
+if TYPE_CHECKING:
+    from rewards.cache import VerdictCache
+    from rewards.published import PublishedStore
+
+PART_SAMPLES = 1024  # scored at a time: bounds what is encoded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,48 +36,56 @@ class ResolvedReward:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Content hash by reward name; a name used in several terms with different parameters is followed by its modality."""
+        """Content hash by reward name; a name used in several terms with different versions is followed by what the term is for:
+        its data set, else its modality."""
         found: dict[str, str] = {}
         for term, resolved in zip(self.spec.terms, self.terms, strict=True):
-            key = (
-                term.name
-                if found.get(term.name, resolved.version) == resolved.version
-                else f"{term.name}/{term.modality}"
-            )
-            found[key] = resolved.version
+            taken = found.get(term.name, resolved.version) != resolved.version
+            found[f"{term.name}/{term.dataset or term.modality}" if taken else term.name] = resolved.version
         return found
 
 
-def resolve_reward(spec: RewardSpec) -> ResolvedReward:
-    """Raises RewardError for a specification that can't work: unknown name, bad parameter, bad limit."""
+def resolve_reward(spec: RewardSpec, store: PublishedStore | None = None, *, resumed: bool = False) -> ResolvedReward:
+    """store: where versions that are not installed are looked up; resumed: retired ones may be used.
+
+    Raises RewardError for a specification that can't work: unknown name or version, bad parameter, bad limit.
+    """
     check_spec(spec)
-    return ResolvedReward(spec, tuple(resolve(term) for term in spec.terms), tuple(path for path in sys.path if path))
+    terms = tuple(resolve(term, store, resumed=resumed) for term in spec.terms)
+    return ResolvedReward(spec, terms, tuple(path for path in sys.path if path))
 
 
 class Scorer:
-    """Scores with a specification in a killable process. Raises RewardError for one that can't work."""
+    """Scores with a specification in killable processes; cache: where outcomes are kept, for functions that take
+    `cached_above_s` or more. Raises RewardError for a specification that can't work. Use from one thread."""
 
-    def __init__(self, spec: RewardSpec | ResolvedReward) -> None:
+    def __init__(
+        self,
+        spec: RewardSpec | ResolvedReward,
+        *,
+        cache: VerdictCache | None = None,
+        cached_above_s: float = CACHED_ABOVE_S,
+    ) -> None:
         self.reward = spec if isinstance(spec, ResolvedReward) else resolve_reward(spec)
         self.spec = self.reward.spec
-        self.sandbox = Sandbox(
-            self.reward.terms,
-            limits=Limits(
-                self.spec.timeout_s, self.spec.cpu_s, self.spec.memory_mb, self.spec.open_files, self.spec.threads
-            ),
-            sys_path=self.reward.sys_path,
-        )
-        self._terms = {
-            modality: tuple(self.spec.terms.index(term) for term in applicable(self.spec.terms, modality))
-            for modality in ("audio", "text")
-        }
+        self.runner = TermRunner(dict(enumerate(self.reward.terms)), self.spec, self.reward.sys_path)
+        self._planner = Planner(Assembler(self.spec), self.reward.terms, cache, cached_above_s)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return self.reward.versions
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The first sandbox of a started scorer; the only one unless functions differ in network or secrets."""
+        return self.runner.sandboxes[0]
 
     def start(self) -> None:
-        """Starts the process, which loads every function. Raises RewardError when one can't be loaded."""
-        self.sandbox.start()
+        """Starts the processes, which load every function. Raises RewardError when one can't be loaded."""
+        self.runner.start()
 
     def close(self) -> None:
-        self.sandbox.close()
+        self.runner.close()
 
     def __enter__(self) -> Scorer:
         self.start()
@@ -81,21 +96,10 @@ class Scorer:
 
     def score(self, samples: Sequence[Sample]) -> list[Verdict]:
         """One verdict a sample, in order. Raises RewardError only when scoring processes can't be kept running."""
-        lines = [encode_sample(sample) for sample in samples]
-        modalities = [modality_of(sample.question) for sample in samples]
-        units = [Unit(i, term) for i, modality in enumerate(modalities) for term in self._terms[modality]]
-        outcomes = iter(self.sandbox.score(lines, units))
-        return [self._verdict(modality, [next(outcomes) for _ in self._terms[modality]]) for modality in modalities]
-
-    def _verdict(self, modality: str, outcomes: Sequence[Outcome]) -> Verdict:
-        names = [self.spec.terms[term].name for term in self._terms[modality]]
-        components = {
-            name: outcome.score for name, outcome in zip(names, outcomes, strict=True) if outcome.score is not None
-        }
-        reasons = [outcome.reason for outcome in outcomes if outcome.score is None]
-        if reasons:
-            return Verdict.invalid("; ".join(reasons), components)
-        try:
-            return Verdict(valid=True, score=compose(self.spec, components, modality), components=components)
-        except RewardError as error:
-            return Verdict.invalid(str(error), components)
+        verdicts: list[Verdict] = []
+        for start in range(0, len(samples), PART_SAMPLES):
+            work = Work(self._planner, samples[start : start + PART_SAMPLES])
+            for task in work.tasks:
+                work.settle(task, self.runner.score(task.job))
+            verdicts += work.verdicts()
+        return verdicts

@@ -1,8 +1,9 @@
-"""The reward service of a run: Ray actors around scorers, one batch in, one verdict a sample out.
+"""The reward service of a run: Ray actors around term runners, a batch in, one verdict a sample out.
 
-Neighbours: the controller scores trajectories here; each actor holds a `scorer.Scorer` with its own killable process.
-Invariants: order is kept; every wait has a limit; an actor that dies or does not answer is replaced and its part of the
-batch scored again; what loses its actor time after time is invalid with the reason, never 0.
+Neighbours: the controller scores trajectories here; `work` makes jobs of them and verdicts of the outcomes, in this process;
+actors (`lanes`) only see encoded samples and return columns. Endpoint terms have one actor, so that their queue and rate limit
+are the run's. Invariants: order is kept; every wait has a limit; an actor that dies or does not answer is replaced and its jobs
+done again; what loses its actor time after time is invalid with the reason, never 0.
 """
 
 from __future__ import annotations
@@ -12,161 +13,189 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from rewards.assembly import Assembler
+from rewards.cache import CacheCounts, VerdictCache
 from rewards.errors import RewardError
+from rewards.lanes import Call, Lane, close_all
 from rewards.messages import RewardSpec, Sample, Verdict
-from rewards.sandbox_process import START_LIMIT_S
-from rewards.scorer import ResolvedReward, Scorer, resolve_reward
+from rewards.scorer import ResolvedReward, resolve_reward
+from rewards.work import CACHED_ABOVE_S, Planner, Work
 
-PART_SAMPLES = (
-    64  # of a batch that an actor gets at a time: small enough to share the work, large enough to hide a call
-)
-KILL_ALLOWANCE_S = 1.0  # for killing a process and starting the next, a unit that hangs
-PART_ALLOWANCE_S = 30.0  # for Ray itself on a loaded machine
+if TYPE_CHECKING:
+    from rewards.published import PublishedStore
+
+FIRST_PART = 64  # samples, until it is known how long they take
+LARGEST_PART = 1024  # a call costs as much as twenty fast functions; beyond this that is no longer felt
+SMALLEST_PART = 16
+PART_S = 0.1  # of work in a part: short enough that a slow sample delays few others
+SPEED_WEIGHT = 0.5  # of the newest part in the mean
 log = logging.getLogger(__name__)
-
-
-class RewardWorker:
-    """The actor: a thin shell around a scorer."""
-
-    def __init__(self, reward: ResolvedReward) -> None:
-        self._scorer = Scorer(reward)
-
-    def start(self) -> str:
-        """Starts the scoring process; returns what went wrong, or nothing."""
-        try:
-            self._scorer.start()
-        except RewardError as error:
-            return str(error)
-        return ""
-
-    def score(self, samples: list[Sample]) -> list[Verdict]:
-        return self._scorer.score(samples)
-
-    def close(self) -> None:
-        self._scorer.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A slice of the batch on its way."""
-
-    start: int
-    stop: int
-    losses: int = 0
 
 
 class RewardService:
     """Scores trajectories for a run; needs a running Ray. Use from one thread.
 
-    `versions` holds the content hash of every reward function, for the run's record.
+    redis_url: where outcomes of functions are kept ("": nowhere); cached_above_s: only those of functions that take as long;
+    store: where published versions are looked up. `versions` holds the content hash of every reward function, for the run's
+    record.
     """
 
-    def __init__(self, spec: RewardSpec) -> None:
+    def __init__(
+        self,
+        spec: RewardSpec | ResolvedReward,
+        *,
+        redis_url: str = "",
+        cached_above_s: float = CACHED_ABOVE_S,
+        store: PublishedStore | None = None,
+    ) -> None:
         """Raises RewardError for a specification that can't work, before anything starts."""
-        self.spec = spec
-        self._reward = resolve_reward(spec)
-        self._workers: list[Any] = []
+        self.reward = spec if isinstance(spec, ResolvedReward) else resolve_reward(spec, store)
+        self.spec = self.reward.spec
+        self._planner = Planner(Assembler(self.spec), self.reward.terms, None, cached_above_s)
+        self._lanes: list[Lane] = []
+        self._seconds = 0.0  # that a sample takes in a lane; 0: not known
+        if redis_url:
+            self.use_cache(redis_url)
 
     @property
     def versions(self) -> dict[str, str]:
-        return self._reward.versions
+        return self.reward.versions
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """Hits and misses so far; zeros without a cache."""
+        return CacheCounts() if self._planner.cache is None else self._planner.cache.counts
+
+    def use_cache(self, redis_url: str) -> None:
+        """From now on; for a service that is made before Redis is there. Raises RewardError for a malformed address."""
+        self._planner.cache = VerdictCache(redis_url)
 
     def start(self, timeout_s: float = 120.0) -> None:
         """Starts the workers and waits until every function is loaded in each. Raises RewardError."""
         if not ray.is_initialized():
             raise RewardError("the reward service needs Ray; call ray.init() first")
         deadline = time.monotonic() + timeout_s
-        self._workers = [self._create() for _ in range(self.spec.workers)]
-        for index, started in enumerate([worker.start.remote() for worker in self._workers]):
-            try:
-                problem = ray.get(started, timeout=max(0.0, deadline - time.monotonic()))
-            except GetTimeoutError:
-                problem = f"not ready within {timeout_s:.0f} s"
-            except RayError as error:
-                problem = f"its actor died: {error}"
-            if problem:
+        terms = dict(enumerate(self.reward.terms))
+        functions = {i: term for i, term in terms.items() if not term.endpoint}
+        endpoints = {i: term for i, term in terms.items() if term.endpoint}
+        if functions:
+            names = [f"reward worker {i}" for i in range(self.spec.workers)]
+            self._lanes = [Lane(name, self.reward, functions, LARGEST_PART) for name in names]
+        if endpoints:
+            self._lanes.append(Lane("the endpoint worker", self.reward, endpoints, LARGEST_PART))
+        for lane in self._lanes:
+            lane.start()
+        for lane in self._lanes:
+            if problem := lane.wait_for_start(deadline):
                 self.shutdown()
-                raise RewardError(f"reward worker {index} did not start: {problem}")
+                raise RewardError(f"{lane.name} did not start: {problem} (within {timeout_s:.0f} s)")
 
     def score(self, samples: Sequence[Sample]) -> list[Verdict]:
         """One verdict a sample, in order. Raises RewardError when the service is not started or can't keep scoring."""
-        if not self._workers:
+        if not self._lanes:
             raise RewardError("the reward service is not running; call start() first")
-        verdicts: list[Verdict | None] = [None] * len(samples)
-        waiting = deque(
-            _Part(start, min(start + PART_SAMPLES, len(samples))) for start in range(0, len(samples), PART_SAMPLES)
-        )
-        free = deque(range(len(self._workers)))
-        running: dict[Any, tuple[_Part, int, float]] = {}
-        while waiting or running:
-            while waiting and free:
-                part, index = waiting.popleft(), free.popleft()
-                call = self._workers[index].score.remote(list(samples[part.start : part.stop]))
-                running[call] = (part, index, time.monotonic() + self._limit_s(part))
-            first_deadline = min(deadline for _, _, deadline in running.values())
-            done, _ = ray.wait(list(running), timeout=max(0.0, first_deadline - time.monotonic()))
-            overdue = [call for call in running if call not in done and running[call][2] <= time.monotonic()]
-            for call in (*done, *overdue):
-                part, index, _ = running.pop(call)
-                scored, problem = self._fetch(call, self._limit_s(part))
-                if scored is not None:
-                    verdicts[part.start : part.stop] = scored
-                else:
-                    log.warning("reward worker %d is replaced: %s", index, problem)
-                    self._replace(index)
-                    self._again_or_invalid(part, problem, waiting, verdicts)
-                free.append(index)
-        return [verdict for verdict in verdicts if verdict is not None]
+        batch = _Batch(samples, {False: deque(), True: deque()}, [None] * len(samples))
+        try:
+            while self._hand_out(batch):
+                self._collect(batch)
+        finally:
+            for lane in self._lanes:
+                lane.calls.clear()
+        return [verdict for verdict in batch.verdicts if verdict is not None]
 
     def shutdown(self) -> None:
         """Ends the workers with their processes. May be called twice."""
-        workers, self._workers = self._workers, []
-        if not ray.is_initialized():
-            return
-        try:
-            ray.get([worker.close.remote() for worker in workers], timeout=10.0)
-        except RayError as error:  # dead or busy: killing is all there is left; its process dies with it
-            log.info("reward workers are killed without closing: %s", type(error).__name__)
-        for worker in workers:
-            ray.kill(worker)
+        lanes, self._lanes = self._lanes, []
+        if lanes and ray.is_initialized():
+            problem = close_all(lanes)
+            if problem:
+                log.info("reward workers are killed without closing: %s", problem)
+        if self._planner.cache is not None:
+            self._planner.cache.close()
 
-    def _create(self) -> Any:
-        # No CPU is reserved: rewards are scored while engines and trainer wait for them.
-        return ray.remote(RewardWorker).options(num_cpus=0).remote(self._reward)
+    def _hand_out(self, batch: _Batch) -> bool:
+        """Fills the lanes; parts are cut when one has nothing to do, so that fast and slow ones share the batch.
 
-    def _limit_s(self, part: _Part) -> float:
-        """Longest time a part may take if every unit in it hangs."""
-        units = (part.stop - part.start) * len(self.spec.terms)
-        return units * (self.spec.timeout_s + KILL_ALLOWANCE_S) + START_LIMIT_S + PART_ALLOWANCE_S
+        False when nothing is left.
+        """
+        while True:
+            for lane in sorted(self._lanes, key=lambda lane: len(lane.calls)):
+                waiting = batch.waiting[lane.endpoint]
+                if lane.free and waiting:
+                    lane.send(waiting.popleft())
+            hungry = any(lane.free and not batch.waiting[lane.endpoint] for lane in self._lanes)
+            if batch.next < len(batch.samples) and hungry:
+                self._cut(batch)
+            elif not any(lane.free and batch.waiting[lane.endpoint] for lane in self._lanes):
+                return any(lane.calls for lane in self._lanes)
 
-    @staticmethod
-    def _fetch(call: Any, limit_s: float) -> tuple[list[Verdict] | None, str]:
-        """The verdicts, or why the worker must be replaced. Raises RewardError when the worker itself gave up."""
-        try:
-            return ray.get(call, timeout=0), ""
-        except GetTimeoutError:
-            return None, f"it did not answer within {limit_s:.0f} s"
-        except RayTaskError as error:
-            raise RewardError(f"scoring failed: {error.cause or error}") from error
-        except RayError as error:
-            return None, f"its actor died ({type(error).__name__})"
+    def _cut(self, batch: _Batch) -> None:
+        start = batch.next
+        batch.next += self._part_size(len(batch.samples) - start)
+        part = Work(self._planner, batch.samples[start : batch.next])
+        for task in part.tasks:
+            batch.waiting[task.endpoint].append(Call(task, part, start))
+        batch.take(part, start)
 
-    def _replace(self, index: int) -> None:
-        ray.kill(self._workers[index])
-        self._workers[index] = self._create()
+    def _collect(self, batch: _Batch) -> None:
+        """Waits for the first call that ends, or is overdue, and takes what has ended."""
+        lane_of = {call.result: (lane, call) for lane in self._lanes for call in lane.calls}
+        first_deadline = min(call.deadline for _, call in lane_of.values())
+        done, _ = ray.wait(list(lane_of), timeout=max(0.0, first_deadline - time.monotonic()))
+        overdue = [r for r, (_, call) in lane_of.items() if r not in done and call.deadline <= time.monotonic()]
+        for result in (*done, *overdue):
+            lane, call = lane_of[result]
+            if call not in lane.calls:  # its actor was replaced a moment ago
+                continue
+            scored, problem = lane.fetch(call)
+            if scored is None:
+                log.warning("%s is replaced: %s", lane.name, problem)
+                self._again_or_invalid(batch, lane.replace(), problem)
+                continue
+            columns, seconds = scored
+            lane.calls.remove(call)
+            if not lane.endpoint:
+                self._note_speed(call.task.job.count, seconds)
+            call.part.settle(call.task, columns)
+            batch.take(call.part, call.start)
 
-    def _again_or_invalid(
-        self, part: _Part, problem: str, waiting: deque[_Part], verdicts: list[Verdict | None]
-    ) -> None:
-        """When a machine goes, all its actors go: a part may meet each of them dead once, through no fault of its own."""
-        losses = part.losses + 1
-        if losses <= len(self._workers):
-            waiting.appendleft(_Part(part.start, part.stop, losses))
-            return
-        lost = Verdict.invalid(f"the reward worker was lost {losses} times on this part of the batch: {problem}")
-        verdicts[part.start : part.stop] = [lost] * (part.stop - part.start)
+    def _again_or_invalid(self, batch: _Batch, calls: list[Call], problem: str) -> None:
+        """When a machine goes, all its actors go: a job may meet each of them dead once, through no fault of its own."""
+        for call in reversed(calls):
+            if call.losses <= len(self._lanes):
+                batch.waiting[call.task.endpoint].appendleft(call)
+            else:
+                call.part.lose(
+                    call.task, f"the reward worker was lost {call.losses} times on this part of the batch: {problem}"
+                )
+                batch.take(call.part, call.start)
+
+    def _part_size(self, left: int) -> int:
+        """Samples of the next part: as many as take PART_S, but no more than leave work for every lane."""
+        wanted = FIRST_PART if not self._seconds else round(PART_S / self._seconds)
+        share = -(-left // (2 * len(self._lanes)))
+        return min(left, max(SMALLEST_PART, min(wanted, LARGEST_PART, share)))
+
+    def _note_speed(self, samples: int, seconds: float) -> None:
+        each = seconds / samples
+        self._seconds = each if not self._seconds else self._seconds + SPEED_WEIGHT * (each - self._seconds)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One call of `RewardService.score`. waiting: by whether an endpoint is asked; next: first sample of the next part."""
+
+    samples: Sequence[Sample]
+    waiting: dict[bool, deque[Call]]
+    verdicts: list[Verdict | None]
+    next: int = 0
+
+    def take(self, part: Work, start: int) -> None:
+        """The verdicts of a part that has everything."""
+        if part.done:
+            made = part.verdicts()
+            self.verdicts[start : start + len(made)] = made
