@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.syntax import Syntax
 
 from orchestrator.errors import MgrdError
+from orchestrator.rewards_serve import serve
 from orchestrator.rewards_store import VARIABLE, bundle_dir, open_store
 from rewards import RewardError
 
@@ -386,3 +387,6 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _print_json(value: Any) -> None:
     console.print_json(json.dumps(value, ensure_ascii=False), indent=None if not console.is_terminal else 2)
+
+
+rewards_app.command("serve")(serve)

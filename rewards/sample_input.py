@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ from rewards.messages import Sample
 
 WRITTEN = frozenset({"question", "response", "finished", "reasoning_tokens", "id"})
 WHOLE = frozenset(field.name for field in fields(Sample))
+NAMES = {str: "text", Mapping: "an object", dict: "an object", list: "a list", bool: "true or false", float: "a number"}
 NO_FOLDER = Path("/nonexistent")  # clips of samples that may not have any
+
+
+class BadSample(ValueError):
+    """field: where in the object, `question.answer`; "" when it is the object as a whole."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field, self.message = field, message
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
@@ -40,12 +49,9 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 
 def parse_sample(data: Any, folder: Path, trajectory_id: str) -> Sample:
-    """One object of either form; folder: where relative clip paths start; trajectory_id: for one without.
-
-    Raises ValueError naming the field.
-    """
+    """One object of any form; folder: where relative clip paths start; trajectory_id: for one without. Raises BadSample."""
     if not isinstance(data, Mapping):
-        raise ValueError(f'expected an object with "question" and "response", got {type(data).__name__}')
+        raise BadSample("", f'expected an object with "question" and "response", got {type(data).__name__}')
     if "sample" in data and "verdict" in data:
         data = data["sample"]
     if "response" in data:
@@ -54,35 +60,36 @@ def parse_sample(data: Any, folder: Path, trajectory_id: str) -> Sample:
         try:
             return msgspec.convert(dict(data), Sample)
         except msgspec.ValidationError as error:
-            raise ValueError(f"{error} (a whole sample has the fields {', '.join(sorted(WHOLE))})") from error
+            raise BadSample("", f"{error} (a whole sample has the fields {', '.join(sorted(WHOLE))})") from error
     missing = next(name for name in ("question", "response") if name not in data)
-    raise ValueError(f'{missing}: missing; an object has "question" and "response", or all fields of a sample')
+    raise BadSample(missing, 'missing; an object has "question" and "response", or all fields of a sample')
 
 
 def _written(data: Mapping[str, Any], folder: Path, trajectory_id: str) -> Sample:
-    unknown = sorted(set(data) - WRITTEN)
-    if unknown:
-        raise ValueError(f"{unknown[0]}: unknown field; known: {', '.join(sorted(WRITTEN))}")
-    question = data.get("question")
-    if not isinstance(question, Mapping):
-        raise ValueError(f"question: an object with prompt, answer, answer_kind …, not {type(question).__name__}")
+    _no_stray(data, WRITTEN, "")
+    _check("question", data.get("question"), Mapping)
     _check("response", data["response"], str)
-    for name in ("prompt", "answer", "answer_kind"):
-        _check(f"question.{name}", question.get(name, ""), str)
-    _check("question.choices", question.get("choices", []), list)
-    _check("question.audio", question.get("audio", []), list)
+    question = data["question"]
+    _no_stray(question, QUESTION_DEFAULTS, "question.")
+    for name, default in QUESTION_DEFAULTS.items():
+        _check(f"question.{name}", question.get(name, default), type(default))
     for index, clip in enumerate(question.get("audio", [])):
-        if not isinstance(clip, Mapping) or not isinstance(clip.get("path"), str):
-            raise ValueError(f'question.audio[{index}]: an object {{"path": "…"}}')
+        _check(f"question.audio[{index}]", clip, Mapping)
+        _check(f"question.audio[{index}].path", clip.get("path"), str)
     for name, kind in (("finished", bool), ("reasoning_tokens", int), ("id", str)):
         if name in data:
             _check(name, data[name], kind)
-    stray = sorted(set(question) - set(QUESTION_DEFAULTS))
-    if stray:
-        raise ValueError(f"question.{stray[0]}: unknown field; known: {', '.join(QUESTION_DEFAULTS)}")
     return sample_of(data, folder, data.get("id", trajectory_id))
 
 
+def _no_stray(data: Mapping[str, Any], known: Collection[str], prefix: str) -> None:
+    stray = sorted(set(data) - set(known))
+    if stray:
+        raise BadSample(f"{prefix}{stray[0]}", f"unknown field; known: {', '.join(sorted(known))}")
+
+
 def _check(field: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{field}: {kind.__name__} expected, not {type(value).__name__}")
+    """JSON has one kind of number, so an int will do for a float."""
+    wanted = (float, int) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise BadSample(field, f"{NAMES.get(kind, kind.__name__)} expected, not {type(value).__name__}")
