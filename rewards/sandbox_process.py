@@ -1,17 +1,13 @@
-"""One scoring process as its parent sees it: start, hand over a batch, watch, kill.
+"""One scoring process as its parent sees it: start, hand over a request, watch, kill.
 
 Neighbours: `sandbox` decides what a kill means for the batch; `sandbox_child` is the other side.
-Invariants: every wait has a limit; a kill takes the whole process group; the parent's clock alone decides what is too long;
-the child inherits neither environment nor files beyond its three descriptors.
+Invariants: every wait has a limit; a kill takes the whole process group; the parent's clocks alone decide what is too long; the
+child inherits neither environment nor files beyond its three descriptors.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import math
-import mmap
 import os
 import select
 import signal
@@ -19,78 +15,58 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from rewards.errors import RewardError
+from rewards.isolation import FULL, chosen, landlock_version
+from rewards.isolation_calls import SETTING, filter_program
 from rewards.registry import ResolvedTerm
-from rewards.sandbox_wire import FINISHED, IDLE, LENGTH, PROGRESS_BYTES, Outcome
+from rewards.sandbox_end import BatchEnd, BrokenChannel, Watch, read_details
+from rewards.sandbox_wire import BROKEN, FINISHED, IDLE, LENGTH, LOADING, Board, Detail, Limits, Setup
 
-START_LIMIT_S = 20.0  # 0.1 s when the machine is quiet; a loaded one with cold files needs seconds
+START_LIMIT_S = 20.0  # for taking a request, and for all of starting but loading functions
 REAP_LIMIT_S = 5.0  # a killed process that is not gone by then waits for the disk; it is left to init
 TICK_S = 0.05  # how late a limit may be noticed
 LAST_WORDS_BYTES = 2000  # of what a process wrote before it failed to start
 MAX_LINE_BYTES = 1 << 24  # of one answer; reasons are cut far below this
+PIPE_BYTES = 1 << 20
 ENVIRONMENT = {
     "PATH": os.defpath,
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",  # the same order of sets in every process
+    "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",  # its threads' buffers count against the memory limit
+    "MALLOC_ARENA_MAX": "2",  # as do the heaps of other threads
+    "NUMBA_CACHE_LOCATOR_CLASSES": "rewards.sandbox_numba.BesideSource",
 }
 INHERITED = ("LD_LIBRARY_PATH",)  # some interpreters do not start without it
 log = logging.getLogger(__name__)
-
-
-class BrokenChannel(Exception):
-    """What came through the channel is not an answer."""
-
-
-@dataclass(slots=True)
-class BatchEnd:
-    """How far a process came with a batch.
-
-    outcomes: by position; alive: whether it can take another batch; began: whether any unit has run; blamed: position of the
-    unit that hung or ended the process, None when it may have been any; reason: what happened.
-    """
-
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    alive: bool = False
-    began: bool = False
-    blamed: int | None = None
-    reason: str = ""
-
-
-def _is_outcome(entry: Any, count: int) -> bool:
-    """Foreign code shares the writing process, so nothing is taken for granted."""
-    if not isinstance(entry, list) or len(entry) != 4:
-        return False
-    position, score, reason, out_of_memory = entry
-    scored = isinstance(score, float) and math.isfinite(score)
-    return (
-        isinstance(position, int)
-        and 0 <= position < count
-        and isinstance(reason, str)
-        and isinstance(out_of_memory, bool)
-        and (scored or (score is None and bool(reason)))
-    )
+_warned: set[str] = set()
 
 
 class ScoringProcess:
     """Starts on construction. Raises RewardError when it does not become ready; use it from one thread."""
 
     def __init__(
-        self, terms: Sequence[ResolvedTerm], memory_mb: int, sys_path: Sequence[str], environment: Mapping[str, str]
+        self,
+        terms: Sequence[ResolvedTerm],
+        limits: Limits,
+        sys_path: Sequence[str],
+        environment: Mapping[str, str],
+        network: bool,
     ) -> None:
+        isolation = chosen(limits.isolation)
         self.units_done = 0
-        progress = os.memfd_create("reward-progress")
-        os.ftruncate(progress, PROGRESS_BYTES)
-        self._running = memoryview(mmap.mmap(progress, PROGRESS_BYTES)).cast("q")
-        self._running[0] = IDLE
+        self._limits = limits
+        board = Board.create()
+        self._board = Board(board)
+        self._board.clear(0)
         child_requests, self._requests = os.pipe()
         self._answers, child_answers = os.pipe()
-        descriptors = (child_requests, child_answers, progress)
+        descriptors = (child_requests, child_answers, board)
         self._errors = os.memfd_create("reward-errors")
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         try:
@@ -119,75 +95,106 @@ class ScoringProcess:
         os.set_blocking(self._answers, False)
         self._partial = b""
         self._closed = False
-        self._get_ready(terms, memory_mb, sys_path)
-
-    def _get_ready(self, terms: Sequence[ResolvedTerm], memory_mb: int, sys_path: Sequence[str]) -> None:
-        setup = {
-            "terms": [dataclasses.asdict(term) for term in terms],
-            "memory_mb": memory_mb,
-            "sys_path": list(sys_path),
-        }
-        body = json.dumps(setup).encode()
+        self._watch = Watch(self.pid, limits)
+        names = ", ".join(term.name for term in terms)
         try:
-            problem = self._first_answer(LENGTH.pack(len(body)) + body)
+            setup = self._setup(terms, sys_path, isolation, network)
+            problem = self._first_answer(setup, terms)
         except BrokenChannel as error:
             problem = f"it {error}"
+        except RewardError:
+            self.kill()
+            raise
         if problem:
             self.kill()
-            names = ", ".join(term.name for term in terms)
-            raise RewardError(f"the scoring process for {names} did not start: {problem} (memory limit {memory_mb} MB)")
+            raise RewardError(
+                f"the scoring process for {names} did not start: {problem} (memory limit {limits.memory_mb} MB)"
+            )
+        self._watch.ready()
 
-    def _first_answer(self, setup: bytes) -> str:
+    def _setup(self, terms: Sequence[ResolvedTerm], sys_path: Sequence[str], isolation: str, network: bool) -> bytes:
+        program, landlock = b"", 0
+        if isolation == FULL:
+            landlock = landlock_version()
+            program = filter_program(self.pid, network=network, files_guarded=landlock > 0)
+            if not landlock:
+                _warn_once(
+                    "this kernel has no rules for files (Landlock, version 3 or later): reward functions can read the "
+                    "environment of other processes of this user, and can't write to /dev/null"
+                )
+        else:
+            _warn_once(
+                f"{SETTING}={isolation}: reward functions run with limits on time and memory alone; they can write files, "
+                "start processes and open connections"
+            )
+        body = msgspec.msgpack.encode(Setup(list(terms), list(sys_path), self._limits, program, landlock))
+        return LENGTH.pack(len(body)) + body
+
+    def _first_answer(self, setup: bytes, terms: Sequence[ResolvedTerm]) -> str:
         """What the process says to its set-up, or what kept it from saying anything; empty when it is ready."""
-        deadline = time.monotonic() + START_LIMIT_S
-        if self._send(setup, deadline):
-            while time.monotonic() < deadline:
+        cells = self._board.cells
+        limit_s, since, last = START_LIMIT_S, time.monotonic(), (IDLE, 0)
+        if self._send(setup, since + START_LIMIT_S):
+            while time.monotonic() - since < limit_s:
                 gone = self._is_gone()
-                if answers := self._receive(0.0 if gone else TICK_S):
-                    return str(answers[0])
+                for line in self._receive(0.0 if gone else TICK_S):
+                    try:
+                        return msgspec.json.decode(line, type=str)
+                    except msgspec.MsgspecError as error:
+                        raise BrokenChannel("wrote what is not an answer") from error
                 if gone:
                     break
+                if (now := (cells[Board.RUNNING], cells[Board.BEAT])) != last:
+                    last, since, limit_s = now, time.monotonic(), self._limits.start_s
         if self._is_gone():
             return f"{self._manner_of_death()}; {self._last_words()}"
-        return f"not ready within {START_LIMIT_S:.0f} s"
+        if last[0] == LOADING and 0 <= last[1] < len(terms):
+            term = terms[last[1]]
+            return f"importing {term.file} for {term.name} took longer than {limit_s:.1f} s"
+        return f"not ready within {limit_s:.0f} s"
 
-    def run(self, request: bytes, count: int, timeout_s: float) -> BatchEnd:
-        """Scores one packed batch of `count` units; a unit that runs for timeout_s, or dies, ends the process."""
+    def run(self, request: bytes, count: int) -> BatchEnd:
+        """Scores one packed request of `count` units; one that goes over a limit, or dies, ends the process."""
         end = BatchEnd()
-        self._running[0] = IDLE
+        self._board.clear(count)
+        details: list[Detail] = []
+        finished = False
         if self._send(request, time.monotonic() + START_LIMIT_S):
             try:
-                self._watch(end, count, timeout_s)
+                finished = self._collect(end, details, count)
             except BrokenChannel as error:
                 log.warning("scoring process %d %s and is killed", self.pid, error)
-                end.blamed, end.reason = None, str(error)
-        end.began = self._running[0] != IDLE
-        end.alive = len(end.outcomes) == count and self._running[0] == FINISHED
-        self.units_done += len(end.outcomes)
+                end.broken = str(error)
+        running = self._board.cells[Board.RUNNING]
+        end.alive = finished and running == FINISHED and not end.broken
         if not end.alive:
-            self.kill()
+            over_limit = bool(end.reason) and not self._is_gone()
+            self.kill()  # so that the board no longer changes
+            running = self._watch.running if over_limit else self._board.cells[Board.RUNNING]
+        end.began = running != IDLE
+        if running == BROKEN:
+            end.broken = "closed its channel"
+        if not end.broken:
+            end.read(self._board, details, count, running)
+        self.units_done += len(end.outcomes)
         return end
 
-    def _watch(self, end: BatchEnd, count: int, timeout_s: float) -> None:
-        """Collects outcomes until all are there, the process is gone or a unit takes too long."""
-        running, since = IDLE, time.monotonic()
-        while len(end.outcomes) < count:
+    def _collect(self, end: BatchEnd, details: list[Detail], count: int) -> bool:
+        """Takes answers until the process has said that it is through (True), is gone or goes over a limit."""
+        self._watch.begin()
+        while True:
             gone = self._is_gone()  # asked before reading, so that nothing written before the end is missed
-            for entry in self._receive(0.0 if gone else min(TICK_S, timeout_s / 4)):
-                if not _is_outcome(entry, count):
-                    raise BrokenChannel("wrote what is not an outcome")
-                end.outcomes[entry[0]] = Outcome(*entry[1:])
-            if self._running[0] != running:
-                running, since = self._running[0], time.monotonic()
-            if len(end.outcomes) == count:
-                return
+            for line in self._receive(0.0 if gone else self._watch.tick_s):
+                found = read_details(line, count)
+                if found is None:
+                    return True
+                details += found
             if gone:
                 end.reason = f"ended its process ({self._manner_of_death()})"
-            elif time.monotonic() - since > (timeout_s if running >= 0 else START_LIMIT_S):
-                end.reason = f"timed out after {timeout_s:.1f} s and was killed"
+            else:
+                end.reason, end.doubtful = self._watch.over_limit(self._board.cells)
             if end.reason:
-                end.blamed = running if running >= 0 and running not in end.outcomes else None
-                return
+                return False
 
     def _send(self, data: bytes, deadline: float) -> bool:
         """Writes all of it; False when the process is gone or does not read."""
@@ -204,8 +211,8 @@ class ScoringProcess:
                     continue
         return True
 
-    def _receive(self, wait_s: float) -> list[Any]:
-        """Whole answers that have arrived, after waiting at most wait_s for the first. Raises BrokenChannel."""
+    def _receive(self, wait_s: float) -> list[bytes]:
+        """Whole lines that have arrived, after waiting at most wait_s for the first. Raises BrokenChannel."""
         poller = select.poll()
         poller.register(self._answers, select.POLLIN)
         poller.poll(wait_s * 1000)
@@ -223,11 +230,7 @@ class ScoringProcess:
         *lines, self._partial = b"".join(chunks).split(b"\n")
         if len(self._partial) > MAX_LINE_BYTES:
             raise BrokenChannel("wrote an endless answer")
-        try:
-            answers = [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise BrokenChannel("wrote what is not JSON") from error
-        return [entry for answer in answers if isinstance(answer, list) for entry in answer]
+        return lines
 
     def _is_gone(self) -> bool:
         return self._process.poll() is not None
@@ -265,3 +268,9 @@ class ScoringProcess:
             log.warning("scoring process %d is killed but not gone after %.0f s", self.pid, REAP_LIMIT_S)
         for descriptor in (self._requests, self._answers, self._errors):
             os.close(descriptor)
+
+
+def _warn_once(text: str) -> None:
+    if text not in _warned:
+        _warned.add(text)
+        log.warning("%s", text)

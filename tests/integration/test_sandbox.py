@@ -57,7 +57,7 @@ REASONS = {
     "bomb": "hostile ran out of memory (limit 256 MB)",
     "huge": "hostile ran out of memory (limit 256 MB)",
     "_exit": "hostile ended its process (exit status 5)",
-    "child": "hostile ended its process (exit status 7)",
+    "child": "hostile raised PermissionError: [Errno 1] Operation not permitted",
     "segfault": "hostile ended its process (killed by SIGSEGV)",
     "kill": "hostile ended its process (killed by SIGKILL)",
     "deep": "hostile raised RecursionError: maximum recursion depth exceeded",
@@ -116,7 +116,8 @@ def test_the_environment_does_not_reach_the_process(monkeypatch: pytest.MonkeyPa
         assert scorer.score([sample("environment")])[0].score == 1.0
 
 
-def test_processes_started_by_a_function_die_with_the_sandbox() -> None:
+def test_processes_started_by_a_function_die_with_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MGRD_REWARD_ISOLATION", "limits")  # full isolation lets none be started
     with Scorer(spec("hostile")) as scorer:
         assert scorer.score([sample("fork")])[0].score == 1.0
         mine = [p for p in psutil.process_iter() if os.getpgid(p.pid) == scorer.sandbox.pid]

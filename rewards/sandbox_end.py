@@ -1,0 +1,152 @@
+"""How far a scoring process came with a request, and what stopped it.
+
+Neighbours: `sandbox_process` asks `Watch` at every tick and makes a `BatchEnd`; `sandbox` reads it.
+Invariants: foreign code shares the writing process, so nothing it wrote is taken for granted; a limit that earlier units may have
+used up (CPU time and threads belong to the process) makes a unit doubtful, not guilty.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import msgspec
+
+from rewards.sandbox_wire import GROUP, IDLE, LOOP, SCORED, TAKEN, Board, Detail, Limits, Outcome
+
+TICK_S = 0.05  # how late a limit may be noticed
+IDLE_LIMIT_S = 20.0  # for what is not a unit: starting on a request, saying that it is through
+CLOCK_OF_PROCESS = 2  # CPU time; the kernel's clock number of process p is ~p << 3 | this
+
+_details = msgspec.json.Decoder(list[Detail] | None)
+
+
+class BrokenChannel(Exception):
+    """What came through the channel is not an answer."""
+
+
+def read_details(line: bytes, count: int) -> list[Detail] | None:
+    """Outcomes in an answer, None when it says that all is done. Raises BrokenChannel."""
+    try:
+        found = _details.decode(line)
+    except msgspec.MsgspecError as error:
+        raise BrokenChannel("wrote what is not an outcome") from error
+    if found is not None and not all(_makes_sense(detail, count) for detail in found):
+        raise BrokenChannel("wrote what is not an outcome")
+    return found
+
+
+def _makes_sense(detail: Detail, count: int) -> bool:
+    scored = detail.score is not None and math.isfinite(detail.score)
+    numbers = all(math.isfinite(part) for part in detail.parts.values())
+    return 0 <= detail.position < count and numbers and (scored or (detail.score is None and bool(detail.reason)))
+
+
+@dataclass(slots=True)
+class BatchEnd:
+    """outcomes: by position; alive: whether the process can take another request; began: whether any unit has run.
+
+    Of one that is not alive: blamed: position of the unit that hung or ended the process, None when it may have been any;
+    together: positions that were under way when it ended, by no fault that can be told apart; reason: what happened;
+    doubtful: it may be due to units before; broken: what was wrong with what it wrote (then nothing of it counts).
+    """
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    alive: bool = False
+    began: bool = False
+    blamed: int | None = None
+    together: tuple[int, ...] = ()
+    reason: str = ""
+    doubtful: bool = False
+    broken: str = ""
+
+    def read(self, board: Board, details: list[Detail], count: int, running: int) -> None:
+        """Takes outcomes from the board and the answers, and tells who was at work."""
+        status, scores = bytes(board.status[:count]), board.scores[:count].tolist()
+        seconds = board.seconds[:count].tolist()
+        if status == bytes((SCORED,)) * count and all(map(math.isfinite, scores)):
+            self.outcomes = dict(
+                enumerate(map(Outcome, scores, repeat(""), repeat(False), repeat({}), repeat(""), seconds))
+            )
+        else:
+            self.outcomes = {
+                i: Outcome(scores[i], seconds=seconds[i])
+                for i in range(count)
+                if status[i] == SCORED and math.isfinite(scores[i])
+            }
+            for detail in details:
+                self.outcomes[detail.position] = Outcome(
+                    detail.score,
+                    detail.reason,
+                    detail.out_of_memory,
+                    detail.parts,
+                    detail.notes,
+                    seconds[detail.position],
+                )
+        if self.alive:
+            return
+        if 0 <= running < count and running not in self.outcomes:
+            self.blamed = running
+        elif running in (GROUP, LOOP):
+            self.together = tuple(i for i in range(count) if status[i] == TAKEN and i not in self.outcomes)
+            if len(self.together) == 1:
+                self.blamed = self.together[0]
+
+
+class Watch:
+    """Clocks of one process."""
+
+    def __init__(self, pid: int, limits: Limits) -> None:
+        self._limits = limits
+        self._clock = (~pid << 3) | CLOCK_OF_PROCESS
+        self._status = Path(f"/proc/{pid}/stat")
+        self._own_threads = 1
+        self._seen = (IDLE, 0)
+        self._since = self._cpu_since = 0.0
+        self.tick_s = min(TICK_S, limits.timeout_s / 4)
+
+    def ready(self) -> None:
+        """Loaded functions' own threads are not due to a unit."""
+        self._own_threads = self._threads()
+
+    @property
+    def running(self) -> int:
+        """What cell RUNNING said when it was last looked at."""
+        return self._seen[0]
+
+    def begin(self) -> None:
+        self._seen, self._since, self._cpu_since = (IDLE, 0), time.monotonic(), self._cpu()
+
+    def over_limit(self, cells: memoryview) -> tuple[str, bool]:
+        """What the running unit has gone over, empty for nothing; and whether units before it may have caused that."""
+        seen = (cells[Board.RUNNING], cells[Board.BEAT])
+        now, limits = time.monotonic(), self._limits
+        if seen != self._seen:
+            self._seen, self._since, self._cpu_since = seen, now, self._cpu()
+            return "", False
+        threads = self._threads()
+        at_work = seen[0] >= 0 or seen[0] in (GROUP, LOOP)
+        if now - self._since > (limits.timeout_s if at_work else IDLE_LIMIT_S):
+            return f"timed out after {limits.timeout_s:.1f} s and was killed", threads > self._own_threads
+        if at_work and self._cpu() - self._cpu_since > limits.unit_cpu_s:
+            return f"used more than {limits.unit_cpu_s:.1f} s of CPU time and was killed", True
+        if threads > limits.threads:
+            return f"started more than {limits.threads} threads and was killed", True
+        return "", False
+
+    def _cpu(self) -> float:
+        """Seconds all threads of the process have computed."""
+        try:
+            return time.clock_gettime(self._clock)
+        except OSError:  # it is gone
+            return 0.0
+
+    def _threads(self) -> int:
+        try:
+            fields = self._status.read_text().rpartition(")")[2].split()
+        except OSError:  # it is gone
+            return 0
+        return int(fields[17])
