@@ -73,9 +73,9 @@ def true_share(reasoning: str, truth: Mapping[str, Any], task: str) -> tuple[int
     if "events" not in truth:
         return true, stated
     for claim in stated_claims(reasoning):
-        known = _known(claim, truth, task)
+        known = known_values(claim, truth, task)
         stated += 1
-        true += 0 <= claim.index < len(known) and _agrees(claim, known[claim.index])
+        true += 0 <= claim.index < len(known) and agrees(claim, known[claim.index])
         if claim.listed and claim.index == 0:
             stated += max(0, len(known) - claim.listed)
     return true, stated
@@ -101,7 +101,7 @@ def _value(number: str) -> float:
     return float(number.replace("−", "-"))
 
 
-def _known(claim: Claim, truth: Mapping[str, Any], task: str) -> Sequence[float | str | None]:
+def known_values(claim: Claim, truth: Mapping[str, Any], task: str) -> Sequence[float | str | None]:
     """What a claim of this kind is about, event by event; None where an event has no such property."""
     events = truth["events"]
     if claim.kind is ClaimKind.SOUND:
@@ -118,7 +118,7 @@ def _known(claim: Claim, truth: Mapping[str, Any], task: str) -> Sequence[float 
     return [truth.get("beat_s")]
 
 
-def _agrees(claim: Claim, known: float | str | None) -> bool:
+def agrees(claim: Claim, known: float | str | None) -> bool:
     if known is None or isinstance(known, str) or isinstance(claim.value, str):
         return known is not None and claim.value == known
     if claim.kind is ClaimKind.PITCH:
