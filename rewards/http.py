@@ -110,7 +110,8 @@ def create_app(
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         api.metrics.refused(422)
-        return _problem(422, _field(first["loc"]), str(first["msg"]))
+        field = "body" if first["type"] == "json_invalid" else _field(first["loc"])
+        return _problem(422, field, str(first["msg"]))
 
     return app
 
