@@ -117,9 +117,9 @@ def serve(ends: Ends, caller: Caller) -> None:
 def main() -> None:
     requests, answers, board, parent = (int(text) for text in sys.argv[1:5])
     ends = Ends(requests, answers, board)
+    nowhere = os.open(os.devnull, os.O_WRONLY)  # later it may not be allowed
     caller = start(ends, parent)
     if caller is not None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
         serve(ends, caller)
     os._exit(0)  # at once, whatever threads and exit handlers a reward's module has left
