@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rewards.functions.text import DIGITS, NUMBER_WORDS, SMALL, TENS, is_same_number
 
-# dimension: (size of the unit in the dimension's own, its names), names in lower case. Decibels of any reference are one
+# dimension: (size of the unit in the dimension's own, its names), names in lower case and NFKC. Decibels of any reference are one
 # dimension (a reply to "-6 dBFS" says "-6 dB"); beats per minute are none of hertz.
 UNITS: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
     "frequency": (
@@ -28,7 +28,7 @@ UNITS: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
     "time": (
         (1.0, ("s", "sec", "secs", "second", "seconds")),
         (1e-3, ("ms", "msec", "millisecond", "milliseconds")),
-        (1e-6, ("us", "µs", "μs", "microsecond", "microseconds")),
+        (1e-6, ("us", "μs", "microsecond", "microseconds")),
         (60.0, ("min", "mins", "minute", "minutes")),
         (3600.0, ("h", "hr", "hrs", "hour", "hours")),
     ),
@@ -60,12 +60,7 @@ UNITS: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
         (1e-3, ("mg", "milligram", "milligrams")),
     ),
 }
-NAMES = {
-    unicodedata.normalize("NFKC", name): (dimension, size)
-    for dimension, units in UNITS.items()
-    for size, names in units
-    for name in names
-}
+NAMES = {name: (dimension, size) for dimension, units in UNITS.items() for size, names in units for name in names}
 _UNIT = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in sorted(NAMES, key=lambda name: -len(name)))
 _WORDS = (
     rf"(?:{'|'.join(TENS)})[\s-]+(?:{'|'.join(SMALL[1:10])})|{'|'.join(sorted(NUMBER_WORDS, key=lambda w: -len(w)))}"

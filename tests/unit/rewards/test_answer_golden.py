@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,6 @@ def test_the_cases_of_a_function_are_at_least_twelve_of_all_sorts(name: str) -> 
         ({"partial": "yes"}, "true or false"),
     ],
 )
-def test_parameters_that_make_no_sense_are_refused(changes: dict[str, object], word: str) -> None:
+def test_parameters_that_make_no_sense_are_refused(changes: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         check_answer(**({"by": "either", "rules": "ours", "max_error_rate": None, "partial": False} | changes))
