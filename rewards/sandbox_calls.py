@@ -30,7 +30,10 @@ class OutOfMemory(Exception):
 
 
 class LoadedTerm:
-    """A function with its parameters. many: it takes a list of samples; awaited: it is `async`."""
+    """A function with its parameters. many: it takes a list of samples; awaited: it is `async`.
+
+    A module may have a `prepare_scoring()` for what would count as the first call's time: it is called on loading.
+    """
 
     def __init__(self, term: ResolvedTerm) -> None:
         function = load(term)
@@ -39,6 +42,9 @@ class LoadedTerm:
         self.many = function.batch > 0
         self.awaited = inspect.iscoroutinefunction(function.call)
         self.call = _with(function.call, term.parameters)
+        prepare = function.call.__globals__.get("prepare_scoring")
+        if callable(prepare):
+            prepare()
 
 
 def _with(call: Callable[..., Any], parameters: dict[str, Any]) -> Callable[[Any], Any]:

@@ -124,6 +124,11 @@ def _parse(text: str) -> list[Any]:
     return parse(text, parsing_timeout=None)
 
 
+def prepare_scoring() -> None:
+    """Imports math-verify and builds its tables, about half a second of CPU time, before the first sample is on the clock."""
+    is_equal("1+x", "x+1")
+
+
 @reward("math")
 def math(sample: Sample) -> float:
     """1.0 when the reply equals the reference, else 0.0. Raises ValueError when the reference can't be parsed."""

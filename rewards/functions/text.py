@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
 from typing import NamedTuple
 
 ARTICLES = frozenset({"a", "an", "the"})
@@ -27,13 +26,6 @@ NUMBER_WORDS = {word: value for value, word in enumerate(SMALL)} | TENS
 # A sign right after a word or digit is a dash. A sharp belongs to a note's name.
 DIGITS = r"(?<![\w.])[+\-−]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
 TOKEN = re.compile(rf"{DIGITS}|[^\W_]+(?:['’][^\W_]+)*[#♯]?|%", re.IGNORECASE)
-NUMBER = re.compile(rf"{DIGITS}(?!\d|(?:st|nd|rd|th)\b)", re.IGNORECASE)
-WORD_NUMBER = re.compile(
-    rf"\b(?P<tens>{'|'.join(TENS)})[\s-]+(?P<unit>{'|'.join(SMALL[1:10])})\b|\b(?P<word>{'|'.join(NUMBER_WORDS)})\b",
-    re.IGNORECASE,
-)
-
-
 LEAD_IN = re.compile(
     r"^\W*(?:so\W+|thus\W+|therefore\W+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)?"
     r"(?:answer(?:\s+is\b|\s*[:=])|it\s+is\b|it['’]s\b)",
@@ -91,12 +83,6 @@ def is_exact(reply: str, reference: str) -> bool:
     return canonical(reply) == wanted or canonical(without_lead_in(reply)) == wanted
 
 
-def numbers(text: str) -> list[float]:
-    """Every number of the text in order, digits or words; ordinals are none. Not finite ones come out as inf."""
-    found = sorted((*_digit_numbers(text), *_word_numbers(text)))
-    return [value for _, value in found]
-
-
 def _key(token: str) -> str:
     token = token.lower() if token.isascii() else _plain(token)
     if token[-1].isdigit() and not token[0].isalpha():
@@ -108,19 +94,6 @@ def _key(token: str) -> str:
 
 def _plain(token: str) -> str:
     return unicodedata.normalize("NFKC", token).casefold().replace("’", "'").replace("♯", "#")
-
-
-def _digit_numbers(text: str) -> Iterator[tuple[int, float]]:
-    for match in NUMBER.finditer(text):
-        yield match.start(), float(match.group().replace("−", "-").replace(",", ""))
-
-
-def _word_numbers(text: str) -> Iterator[tuple[int, float]]:
-    for match in WORD_NUMBER.finditer(text):
-        if match["word"] is not None:
-            yield match.start(), float(NUMBER_WORDS[match["word"].lower()])
-        else:
-            yield match.start(), float(TENS[match["tens"].lower()] + NUMBER_WORDS[match["unit"].lower()])
 
 
 def is_same_number(one: float, other: float, tolerance: float) -> bool:
