@@ -143,4 +143,4 @@ def test_records_of_another_factory_are_guarded_too(monkeypatch: pytest.MonkeyPa
     secret("JUDGE_KEY")
     secret("JUDGE_KEY")
     record = logging.getLogger().makeRecord("x", logging.INFO, "f", 1, "key %s", (VALUE,), None)
-    assert record.getMessage() == "key [secret JUDGE_KEY]" and record.job == "7"
+    assert record.getMessage() == "key [secret JUDGE_KEY]" and vars(record)["job"] == "7"
