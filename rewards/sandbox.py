@@ -45,6 +45,7 @@ class Sandbox:
         self.network = network
         self.processes_started = 0
         self._process: ScoringProcess | None = None
+        self._spare: ScoringProcess | None = None
 
     @property
     def pid(self) -> int | None:
@@ -56,9 +57,10 @@ class Sandbox:
         self._live()
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
+        for process in (self._process, self._spare):
+            if process is not None:
+                process.kill()
+        self._process = self._spare = None
 
     def score(self, lines: Sequence[bytes], units: Sequence[Unit]) -> list[Outcome]:
         """An outcome for every unit, in order. lines: samples as `encode_sample` makes them.
@@ -156,7 +158,21 @@ class Sandbox:
         return batch
 
     def _live(self) -> ScoringProcess:
-        if self._process is None:
-            self._process = ScoringProcess(self.terms, self.limits, self.sys_path, self.environment, self.network)
-            self.processes_started += 1
-        return self._process
+        """A process that is ready. Once one has died another is kept in waiting, so that a hang costs its limit and no start."""
+        if self._process is not None:
+            return self._process
+        process, self._spare = self._spare, None
+        if process is not None and process.is_gone():  # nobody's fault
+            process.kill()
+            process = None
+        if process is None:
+            process = self._started()
+        process.wait()
+        self._process = process
+        self.processes_started += 1
+        if self.processes_started > 1:
+            self._spare = self._started()
+        return process
+
+    def _started(self) -> ScoringProcess:
+        return ScoringProcess(self.terms, self.limits, self.sys_path, self.environment, self.network)

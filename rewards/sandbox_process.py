@@ -7,6 +7,7 @@ child inherits neither environment nor files beyond its three descriptors.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -48,7 +50,8 @@ _warned: set[str] = set()
 
 
 class ScoringProcess:
-    """Starts on construction. Raises RewardError when it does not become ready; use it from one thread."""
+    """Starts on construction, which does not wait; `wait` does. Raises RewardError when it can't be started; use it from one
+    thread."""
 
     def __init__(
         self,
@@ -96,23 +99,34 @@ class ScoringProcess:
         self._partial = b""
         self._closed = False
         self._watch = Watch(self.pid, limits)
-        names = ", ".join(term.name for term in terms)
+        self._terms = tuple(terms)
+        self._ready = False
+        fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
-            setup = self._setup(terms, sys_path, isolation, network)
-            problem = self._first_answer(setup, terms)
-        except BrokenChannel as error:
-            problem = f"it {error}"
+            self._unsent = memoryview(self._setup(sys_path, isolation, network))
         except RewardError:
             self.kill()
             raise
+        self._send_some()
+
+    def wait(self) -> None:
+        """Returns when all functions are loaded. Raises RewardError when that fails or takes too long."""
+        if self._ready:
+            return
+        try:
+            problem = self._first_answer()
+        except BrokenChannel as error:
+            problem = f"it {error}"
         if problem:
             self.kill()
+            names = ", ".join(term.name for term in self._terms)
             raise RewardError(
-                f"the scoring process for {names} did not start: {problem} (memory limit {limits.memory_mb} MB)"
+                f"the scoring process for {names} did not start: {problem} (memory limit {self._limits.memory_mb} MB)"
             )
         self._watch.ready()
+        self._ready = True
 
-    def _setup(self, terms: Sequence[ResolvedTerm], sys_path: Sequence[str], isolation: str, network: bool) -> bytes:
+    def _setup(self, sys_path: Sequence[str], isolation: str, network: bool) -> bytes:
         program, landlock = b"", 0
         if isolation == FULL:
             landlock = landlock_version()
@@ -127,16 +141,16 @@ class ScoringProcess:
                 f"{SETTING}={isolation}: reward functions run with limits on time and memory alone; they can write files, "
                 "start processes and open connections"
             )
-        body = msgspec.msgpack.encode(Setup(list(terms), list(sys_path), self._limits, program, landlock))
+        body = msgspec.msgpack.encode(Setup(list(self._terms), list(sys_path), self._limits, program, landlock))
         return LENGTH.pack(len(body)) + body
 
-    def _first_answer(self, setup: bytes, terms: Sequence[ResolvedTerm]) -> str:
+    def _first_answer(self) -> str:
         """What the process says to its set-up, or what kept it from saying anything; empty when it is ready."""
         cells = self._board.cells
         limit_s, since, last = START_LIMIT_S, time.monotonic(), (IDLE, 0)
-        if self._send(setup, since + START_LIMIT_S):
+        if self._send(self._unsent, since + START_LIMIT_S):
             while time.monotonic() - since < limit_s:
-                gone = self._is_gone()
+                gone = self.is_gone()
                 for line in self._receive(0.0 if gone else TICK_S):
                     try:
                         return msgspec.json.decode(line, type=str)
@@ -146,10 +160,10 @@ class ScoringProcess:
                     break
                 if (now := (cells[Board.RUNNING], cells[Board.BEAT])) != last:
                     last, since, limit_s = now, time.monotonic(), self._limits.start_s
-        if self._is_gone():
+        if self.is_gone():
             return f"{self._manner_of_death()}; {self._last_words()}"
-        if last[0] == LOADING and 0 <= last[1] < len(terms):
-            term = terms[last[1]]
+        if last[0] == LOADING and 0 <= last[1] < len(self._terms):
+            term = self._terms[last[1]]
             return f"importing {term.file} for {term.name} took longer than {limit_s:.1f} s"
         return f"not ready within {limit_s:.0f} s"
 
@@ -168,7 +182,7 @@ class ScoringProcess:
         running = self._board.cells[Board.RUNNING]
         end.alive = finished and running == FINISHED and not end.broken
         if not end.alive:
-            over_limit = bool(end.reason) and not self._is_gone()
+            over_limit = bool(end.reason) and not self.is_gone()
             self.kill()  # so that the board no longer changes
             running = self._watch.running if over_limit else self._board.cells[Board.RUNNING]
         end.began = running != IDLE
@@ -183,7 +197,7 @@ class ScoringProcess:
         """Takes answers until the process has said that it is through (True), is gone or goes over a limit."""
         self._watch.begin()
         while True:
-            gone = self._is_gone()  # asked before reading, so that nothing written before the end is missed
+            gone = self.is_gone()  # asked before reading, so that nothing written before the end is missed
             for line in self._receive(0.0 if gone else self._watch.tick_s):
                 found = read_details(line, count)
                 if found is None:
@@ -196,13 +210,18 @@ class ScoringProcess:
             if end.reason:
                 return False
 
-    def _send(self, data: bytes, deadline: float) -> bool:
+    def _send_some(self) -> None:
+        """What fits into the pipe of the set-up, most often all of it."""
+        with suppress(BlockingIOError, BrokenPipeError):  # `wait` sends the rest, or says how it died
+            self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
+
+    def _send(self, data: bytes | memoryview, deadline: float) -> bool:
         """Writes all of it; False when the process is gone or does not read."""
         poller = select.poll()
         poller.register(self._requests, select.POLLOUT)
         left = memoryview(data)
         while left:
-            if time.monotonic() > deadline or self._is_gone():
+            if time.monotonic() > deadline or self.is_gone():
                 return False
             if poller.poll(TICK_S * 1000):
                 try:
@@ -232,7 +251,7 @@ class ScoringProcess:
             raise BrokenChannel("wrote an endless answer")
         return lines
 
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
         return self._process.poll() is not None
 
     def _manner_of_death(self) -> str:
