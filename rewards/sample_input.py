@@ -54,7 +54,7 @@ def parse_sample(data: Any, folder: Path, trajectory_id: str) -> Sample:
         raise BadSample("", f'expected an object with "question" and "response", got {type(data).__name__}')
     if "sample" in data and "verdict" in data:
         data = data["sample"]
-    if "response" in data:
+    if "response" in data and "question" in data:
         return _written(data, folder, trajectory_id)
     if isinstance(data, Mapping) and ("text" in data or "trajectory_id" in data):
         try:
