@@ -23,6 +23,7 @@ from rewards.endpoints.ledger import CostLedger
 from rewards.endpoints.prompts import compiled, render
 from rewards.endpoints.rates import Rates
 from rewards.endpoints.scale import answer_schema, read_answer
+from rewards.errors import RewardError
 from rewards.messages import Sample
 from rewards.sandbox_wire import Outcome
 
@@ -78,7 +79,7 @@ class Judge:
                 self.settings.answer,
                 with_reasoning=self.settings.with_reasoning,
             )
-        except ValueError as error:
+        except (ValueError, RewardError) as error:
             return Outcome(None, f"can't judge: {error}")
         began = time.monotonic()
         votes = await asyncio.gather(*(self._vote(message) for _ in range(self.settings.votes)))

@@ -20,7 +20,7 @@ from rewards.messages import Sample
 if TYPE_CHECKING:
     from jinja2 import Template
 
-FOLDER = Path(__file__).parent / "prompts"
+FOLDER = Path(__file__).parent / "templates"
 DIGESTS = {  # sha256 of the shipped templates: edit a file, and the versions of the judges that use it change with this
     "answer_form": "ce274b1a2beecedfe935c8cd3b7b5ac8994128a95c3b80ee77e52e376b303073",
     "default": "16d55d4fa7939a7ca39c07eadbdd49fd143de168d9cff0d63223756a30b13dc0",
