@@ -28,6 +28,11 @@ CLOSE = 0.1  # the wanted language may be this much less likely than the best on
 PARTS = ("reasoning", "reply", "both")
 
 
+def prepare_scoring() -> None:
+    """What a scoring process does on starting, so that the first sample is as quick as the others."""
+    _identifier()
+
+
 def check_language(language: str, part: str, min_letters: int, short: float | None) -> None:
     """Raises ValueError for a code that py3langid does not know, an unknown part, or a score for short text outside 0..1."""
     if part not in PARTS:
@@ -115,6 +120,25 @@ def _main_script(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    """py3langid with its own model, read in memory: its reader goes through a temporary file, which a scoring process can't make."""
+    import io
+    import lzma
+    from array import array
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    import numpy as np
+    from py3langid.langid import MODEL_DIR, MODEL_FILE, LanguageIdentifier
+
+    with lzma.open(MODEL_DIR / MODEL_FILE) as packed, np.load(io.BytesIO(packed.read()), allow_pickle=False) as model:
+        moves, rows = (
+            array({2: "H", 4: "I", 8: "L"}[part.itemsize], part.tobytes())
+            for part in (model["nextmove"], model["nextmove_row"])
+        )
+        return LanguageIdentifier(
+            model["ptc"],
+            model["pc"],
+            model["classes"].tolist(),
+            moves,
+            model["out_feat"].tolist(),
+            norm_probs=True,
+            tk_row=rows,
+        )
