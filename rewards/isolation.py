@@ -19,7 +19,6 @@ from rewards.errors import RewardError
 SETTING = "MGRD_REWARD_ISOLATION"
 FULL = "full"
 LIMITS = "limits"
-MAX_FILE_BYTES = 64 << 20  # of a file in memory; others can't be written at all
 
 PR_SET_PDEATHSIG = 1
 PR_SET_SECCOMP = 22
@@ -62,11 +61,14 @@ def die_with(parent: int) -> None:
 
 
 def limit_resources(memory_mb: int, open_files: int) -> None:
-    """memory_mb: MiB of addresses; no core files. Raises OSError, ValueError when the system allows less."""
+    """memory_mb: MiB of addresses; files in memory (memfd), which are none, can together be as large; no core files.
+
+    Raises OSError, ValueError when the system refuses.
+    """
     for kind, value in (
         (resource.RLIMIT_AS, memory_mb << 20),
         (resource.RLIMIT_NOFILE, open_files),
-        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+        (resource.RLIMIT_FSIZE, (memory_mb << 20) // open_files),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(kind)

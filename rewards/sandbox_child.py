@@ -18,6 +18,7 @@ from rewards.errors import RewardError
 from rewards.isolation import die_with, enter, limit_resources
 from rewards.sandbox_calls import Alarms, Caller, LoadedTerm, OutOfMemory
 from rewards.sandbox_returns import raised
+from rewards.sandbox_temporary import keep_temporary_files_in_memory
 from rewards.sandbox_wire import BROKEN, FINISHED, FLUSH_S, LEAVING, LENGTH, LOADING, Board, Detail, Setup, unpack_batch
 
 
@@ -75,6 +76,7 @@ def start(ends: Ends, parent: int) -> Caller | None:
         limit_resources(setup.limits.memory_mb, setup.limits.open_files)
         if setup.filter_program:
             enter(setup.filter_program, setup.landlock)
+            keep_temporary_files_in_memory()
         sys.path[:] = setup.sys_path
         for index, term in enumerate(setup.terms):
             cells[Board.BEAT] = index
