@@ -148,6 +148,12 @@ class EndpointRunner:
             return [Outcome(None, f"did not finish {len(samples)} samples within {limit_s:.0f} s")] * len(samples)
         if isinstance(result, BaseException):
             return [Outcome(None, f"raised {type(result).__name__}: {result}")] * len(samples)
+        problem = "" if isinstance(result, list) else f"gave {type(result).__name__}, not a list of outcomes"
+        strangers = [] if problem else [item for item in result if not isinstance(item, Outcome)]
+        if strangers:
+            problem = f"gave a list of {type(strangers[0]).__name__}, not of outcomes"
+        if problem:
+            return [Outcome(None, problem)] * len(samples)
         if len(result) != len(samples):
             return [Outcome(None, f"gave {len(result)} outcomes for {len(samples)} samples")] * len(samples)
         return result
