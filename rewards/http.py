@@ -16,6 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from rewards.http_api import HttpSettings, OpenStore, Refused, RewardApi
 from rewards.http_limits import BodyLimit
@@ -112,6 +113,11 @@ def create_app(
         api.metrics.refused(422)
         field = "body" if first["type"] == "json_invalid" else _field(first["loc"])
         return _problem(422, field, str(first["msg"]))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def unserved(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        api.metrics.refused(error.status_code)
+        return _problem(error.status_code, "body" if error.status_code == 413 else "", str(error.detail))
 
     return app
 

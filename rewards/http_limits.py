@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-
-class TooLarge(Exception):
-    """The body went over the limit."""
 
 
 class BodyLimit:
@@ -19,6 +16,7 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
+        self._message = f"the body is larger than {max_bytes >> 20} MB; send fewer samples at a time"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -28,30 +26,20 @@ class BodyLimit:
         if claimed.isdigit() and int(claimed) > self.max_bytes:
             await self._refuse(send)
             return
-        arrived, answering = 0, False
+        arrived = 0
 
         async def counted() -> Message:
             nonlocal arrived
             message = await receive()
             arrived += len(message.get("body", b""))
             if arrived > self.max_bytes:
-                raise TooLarge
+                raise HTTPException(413, self._message)  # whoever reads the body passes this on
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal answering
-            answering = True
-            await send(message)
-
-        try:
-            await self.app(scope, counted, watched)
-        except TooLarge:
-            if not answering:
-                await self._refuse(send)
+        await self.app(scope, counted, send)
 
     async def _refuse(self, send: Send) -> None:
-        message = f"the body is larger than {self.max_bytes >> 20} MB; send fewer samples at a time"
-        body = json.dumps({"error": {"field": "body", "message": message}}).encode()
+        body = json.dumps({"error": {"field": "body", "message": self._message}}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
         await send({"type": "http.response.body", "body": body})
