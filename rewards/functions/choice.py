@@ -25,6 +25,7 @@ WORDS_TOO = frozenset("AI")  # letters that are also English words
 FRAME = " \t\r\n()[]*.:\"'`"  # around a letter or an option
 OPENING = FRAME.replace(".", "")  # ".5" is not "5"
 AFTER_LEAD_IN = OPENING.replace("'", "")  # "It is 'A" may quote an article
+CONTEXT = 60  # characters around a letter that are looked at, so that a long loop of letters takes linear time
 WAYS = ("either", "letter", "text")
 NONE: frozenset[int] = frozenset()
 
@@ -176,12 +177,13 @@ def _by_letter(reply: str, options: Options) -> Iterator[int]:
     if alone is not None:
         yield alone
         return
+    first = len(reply) - len(reply.lstrip())
     for match in options.letter.finditer(reply):
-        letter = match.group()
-        before, after = reply[: match.start()], reply[match.end() :]
+        letter, start, end = match.group(), match.start(), match.end()
+        before, after = reply[max(0, start - CONTEXT) : start], reply[end : end + CONTEXT]
         wrapped = before[-1:] in ("(", "[") and after[:1] in (")", "]")
         if letter.islower():
-            leads = not before.strip() and after[:1] in (".", ")", ":")
+            leads = start == first and after[:1] in (".", ")", ":")
             stands = wrapped or leads or (CUE.search(before) is not None and not re.match(r"\s+\w", after))
         else:
             stands = wrapped or letter not in WORDS_TOO or WORD_AFTER.match(after) is None

@@ -16,9 +16,9 @@ OPENING = re.compile(
     r"^\W*(?:(?:i\s+(?:can\s+)?(?:hear|heard)|there\s+(?:is|are|was|were)|they\s+are|these\s+are|first)\b\s*:?|:)",
     re.IGNORECASE,
 )
-BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d{1,2}[.)])\s+", re.MULTILINE)
-STRONG = re.compile(r"\s*(?:;|\n|->|→|⇒)\s*")  # where one of these stands, a comma belongs to an element
-WEAK = re.compile(r"\s*(?:,|&|\+|\band\s+then\b|\bfollowed\s+by\b|\bthen\b|\band\b)\s*", re.IGNORECASE)
+BULLET = re.compile(r"^[ \t]*(?:[-*•]|\(?\d{1,2}[.)])\s+", re.MULTILINE)
+STRONG = re.compile(r";|\n|->|→|⇒")  # where one of these stands, a comma belongs to an element
+WEAK = re.compile(r",|&|\+|\band\s+then\b|\bfollowed\s+by\b|\bthen\b|\band\b", re.IGNORECASE)
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 

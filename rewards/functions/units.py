@@ -72,6 +72,8 @@ QUANTITY = re.compile(
 )
 BETWEEN_PARTS = re.compile(r"\s*,?\s*(?:and\s+)?")  # "2 min 30 s", "1 hour and 5 minutes"
 
+JOIN = 8  # characters between such parts at most
+
 
 class Quantity(NamedTuple):
     """A number as written; dimension "" and size 1.0 without a unit; size: the unit in the dimension's own."""
@@ -93,6 +95,7 @@ def quantities(text: str) -> list[Quantity]:
             and quantity.dimension == found[-1].dimension != ""
             and quantity.size < previous
             and 0 <= quantity.value * quantity.size < previous
+            and match.start() - end <= JOIN
             and BETWEEN_PARTS.fullmatch(text, end, match.start())
         )
         if joins:

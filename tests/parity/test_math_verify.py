@@ -6,6 +6,7 @@ math-verify is given the reply and the reference as they stand; only bare LaTeX,
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 from math_verify import parse, verify
 
+from rewards import reference_faults
 from rewards.functions import mathematics
 from rewards.functions.mathematics import DELIMITER, is_equal, read
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from reward_answers import choice_samples, math_samples
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+from reward_answers import choice_samples, math_samples  # noqa: E402  scripts beside the tests
 
 PAIRS = 300  # of each sort
 PIECES = (
@@ -145,3 +148,11 @@ def test_the_drawn_answers_are_the_same_each_time_and_of_both_sorts() -> None:
     assert math_samples(200) == math_samples(400)[:200]
     assert math_samples(80, seed=2) != math_samples(80, seed=1)
     assert len({sample.trajectory_id for sample in choice_samples(400)}) == 400
+
+
+def test_the_answers_that_keep_math_verify_busy_have_references_that_can_be_used() -> None:
+    rows = [json.loads(line) for line in (BENCHMARKS / "hang_set.jsonl").read_text().splitlines()]
+    assert len(rows) >= 12
+    assert {tuple(row) for row in rows} == {("answer", "reply", "note")}
+    assert len({row["note"] for row in rows}) == len(rows)
+    assert [row["answer"] for row in rows if reference_faults("math", row["answer"])] == []

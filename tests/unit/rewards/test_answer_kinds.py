@@ -6,6 +6,7 @@ import itertools
 import string
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -281,3 +282,25 @@ def test_scoring_a_choice_loads_neither_jiwer_nor_sympy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+KINDS = {
+    "choice": "violin",
+    "exact": "dog",
+    "number": "3 s",
+    "transcript": "a dog barks",
+    "set": "dog, owl",
+    "list": "dog, owl",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "loop", ["B ", "b. ", "the answer is b ", "dog ", "violin, ", "3 s, ", "3", " ", "\n", "and ", "- ", "(["]
+)
+def test_a_reply_that_goes_round_in_circles_is_judged_in_linear_time(kind: str, loop: str) -> None:
+    question = {"answer_kind": kind, "answer": KINDS[kind], "choices": FOUR, "tolerance": 0.0}
+    reply = "It is" + loop * 10_000 + "so"
+    started = time.process_time()
+    answer(Sample("t", question, reply, "", reply, True, True, 3, 0))
+    assert time.process_time() - started < 1.5
