@@ -8,6 +8,7 @@ fresh process; nobody is blamed for what an earlier unit may have done (leaked m
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -15,7 +16,7 @@ from rewards.errors import RewardError
 from rewards.registry import ResolvedTerm
 from rewards.sandbox_end import BatchEnd
 from rewards.sandbox_process import ScoringProcess
-from rewards.sandbox_wire import CAPACITY, MAX_REQUEST_BYTES, Limits, Outcome, Unit, pack_batch
+from rewards.sandbox_wire import CAPACITY, MAX_REQUEST_BYTES, Limits, Outcome, Scored, Unit, pack_batch
 
 MAX_IDLE_ENDS = 3  # processes in a row that ended without having scored anything and without a unit to blame
 MEMORY_OF_LINE = 16  # a sample's share of the process's memory is at most one of so many
@@ -63,12 +64,16 @@ class Sandbox:
         self._process = self._spare = None
 
     def score(self, lines: Sequence[bytes], units: Sequence[Unit]) -> list[Outcome]:
-        """An outcome for every unit, in order. lines: samples as `encode_sample` makes them.
+        """An outcome for every unit, in order. Otherwise as `score_arrays`."""
+        return self.score_arrays(lines, units).outcomes()
+
+    def score_arrays(self, lines: Sequence[bytes], units: Sequence[Unit]) -> Scored:
+        """Scores of all units, in order. lines: samples as `encode_sample` makes them.
 
         Raises RewardError when processes can't be started or keep ending before they score anything.
         """
-        outcomes: list[Outcome | None] = [None] * len(units)
-        pending = self._small_enough(lines, units, outcomes)
+        found = Scored.nothing(len(units))
+        pending = self._small_enough(lines, units, found)
         alone: set[int] = set()
         size, idle_ends = CAPACITY, 0
         while pending:
@@ -83,68 +88,75 @@ class Sandbox:
             end = process.run(request, len(batch))
             if not end.alive:
                 self._process = None
-            settled = self._settled(end, units, batch, was_fresh)
-            for position, outcome in settled.items():
-                outcomes[batch[position]] = outcome
-            if end.alive and len(settled) == len(batch):
-                pending = pending[len(batch) :]
+            left, suspects = self._settle(end, units, batch, was_fresh, found)
+            rest = pending[len(batch) :]
+            if end.alive and not left:
+                pending = rest
                 continue
-            idle_ends = 0 if settled or end.began else idle_ends + 1
+            idle_ends = 0 if len(left) < len(batch) or end.began else idle_ends + 1
             if idle_ends >= MAX_IDLE_ENDS:
                 raise RewardError(
                     f"{idle_ends} scoring processes in a row ended before scoring anything; "
                     "the machine may be out of memory or the process limit reached"
                 )
-            suspects = [batch[i] for i in self._suspects(end, settled)]
             alone.update(suspects, (batch[i] for i in end.together))
-            pending = suspects + [i for i in pending if outcomes[i] is None and i not in suspects]
+            pending = suspects + [i for i in left if i not in suspects] + rest
             # After an end that nobody explains, ever smaller requests close in on the unit that is to blame.
             explained = end.alive or end.blamed is not None or bool(suspects) or bool(end.together)
             size = CAPACITY if explained else max(1, len(batch) // 2)
-        return [outcome for outcome in outcomes if outcome is not None]
+        return found
 
-    def _settled(
-        self, end: BatchEnd, units: Sequence[Unit], batch: Sequence[int], was_fresh: bool
-    ) -> dict[int, Outcome]:
-        """Outcomes by position that stand. What may be due to earlier units only stands for the first unit of a process."""
-        settled = {
+    def _settle(
+        self, end: BatchEnd, units: Sequence[Unit], batch: list[int], was_fresh: bool, found: Scored
+    ) -> tuple[list[int], list[int]]:
+        """Notes what stands; the units that are left, and those of them that are to be tried first in a fresh process.
+
+        What may be due to earlier units (memory, CPU time, threads) only stands for the first unit of a process.
+        """
+        if end.scored == b"\x01" * len(batch) and batch == list(range(batch[0], batch[0] + len(batch))):
+            whole = slice(batch[0], batch[0] + len(batch))
+            found.scores[whole], found.seconds[whole] = end.scores, end.seconds
+            return [], []
+        odd = {
             position: outcome
-            for position, outcome in end.outcomes.items()
+            for position, outcome in end.odd.items()
             if not outcome.out_of_memory or (was_fresh and position == 0)
         }
-        if end.alive:
-            return settled
+        doubted = [batch[position] for position in end.odd if position not in odd]
         blamed = end.blamed
-        if blamed is None and end.began and len(batch) == 1 and not end.outcomes:
+        if blamed is None and not end.alive and end.began and len(batch) == 1 and not any(end.scored) and not end.odd:
             blamed = 0
-        if blamed is not None and (not end.doubtful or (was_fresh and blamed == 0)):
+        if blamed is not None and end.doubtful and not (was_fresh and blamed == 0):
+            doubted.append(batch[blamed])
+        elif blamed is not None:
             name = self.terms[units[batch[blamed]].term].name
-            settled[blamed] = Outcome(None, f"{name} {end.reason or end.broken or 'ended its process'}")
-            log.warning("%s", settled[blamed].reason)
-        return settled
+            odd[blamed] = Outcome(None, f"{name} {end.reason or end.broken or 'ended its process'}")
+            log.warning("%s", odd[blamed].reason)
+        left = []
+        for position, i in enumerate(batch):
+            if position in odd:
+                found.odd[i] = odd[position]
+                score = odd[position].score
+                found.scores[i] = math.nan if score is None else score
+                found.seconds[i] = odd[position].seconds
+            elif end.scored and end.scored[position]:
+                found.scores[i], found.seconds[i] = end.scores[position], end.seconds[position]
+            else:
+                left.append(i)
+        return left, doubted
 
-    @staticmethod
-    def _suspects(end: BatchEnd, settled: Mapping[int, Outcome]) -> list[int]:
-        """Positions of units that are to be tried again as the first of a process."""
-        suspects = [position for position, outcome in end.outcomes.items() if outcome.out_of_memory]
-        if end.blamed is not None:
-            suspects.append(end.blamed)
-        return [position for position in suspects if position not in settled]
-
-    def _small_enough(self, lines: Sequence[bytes], units: Sequence[Unit], outcomes: list[Outcome | None]) -> list[int]:
+    def _small_enough(self, lines: Sequence[bytes], units: Sequence[Unit], found: Scored) -> list[int]:
         """Units whose sample a process can hold; the others get their outcome."""
         limit = (self.limits.memory_mb << 20) // MEMORY_OF_LINE
         if max(map(len, lines), default=0) <= limit:
             return list(range(len(units)))
         for i, unit in enumerate(units):
-            if len(lines[unit.sample]) > limit:
-                size = len(lines[unit.sample]) >> 20
-                outcomes[i] = Outcome(
-                    None,
-                    f"{self.terms[unit.term].name} can't hold a sample of {size} MB in {self.limits.memory_mb} MB of memory",
-                    True,
-                )
-        return [i for i, outcome in enumerate(outcomes) if outcome is None]
+            size = len(lines[unit.sample])
+            if size > limit:
+                name = self.terms[unit.term].name
+                room = f"{size >> 20} MB in {self.limits.memory_mb} MB of memory"
+                found.odd[i] = Outcome(None, f"{name} can't hold a sample of {room}", True)
+        return [i for i in range(len(units)) if i not in found.odd]
 
     @staticmethod
     def _next(pending: list[int], size: int, lines: Sequence[bytes], units: Sequence[Unit]) -> list[int]:

@@ -141,11 +141,13 @@ class Caller:
         cells, scores, seconds, status = self.board.cells, self.board.scores, self.board.seconds, self.board.status
         calls = [term.call if not term.many else _unwrapped(term.call) for term in self.terms]
         alarms, clock, decode = self.alarms, time.perf_counter, decode_sample
+        places_here = [places[position] for position in positions]
+        calls_here = [calls[terms[position]] for position in positions]
         before = clock()
-        for position in positions:
+        for position, line, call in zip(positions, map(lines.__getitem__, places_here), calls_here, strict=True):
             cells[0] = position
             try:
-                value = calls[terms[position]](decode(lines[places[position]]))
+                value = call(decode(line))
             except BaseException as error:  # noqa: BLE001  foreign code: even SystemExit is only a failed score
                 now = clock()
                 seconds[position] = now - before

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from rewards.sandbox_wire import GROUP, IDLE, LOOP, SCORED, TAKEN, Board, Detail
 TICK_S = 0.05  # how late a limit may be noticed
 IDLE_LIMIT_S = 20.0  # for what is not a unit: starting on a request, saying that it is through
 CLOCK_OF_PROCESS = 2  # CPU time; the kernel's clock number of process p is ~p << 3 | this
+ONLY_SCORED = bytes(status == SCORED for status in range(256))
 
 _details = msgspec.json.Decoder(list[Detail] | None)
 
@@ -47,14 +48,18 @@ def _makes_sense(detail: Detail, count: int) -> bool:
 
 @dataclass(slots=True)
 class BatchEnd:
-    """outcomes: by position; alive: whether the process can take another request; began: whether any unit has run.
+    """scores, seconds: by position; scored: which positions have a score there; odd: outcomes that are more than a score;
+    alive: whether the process can take another request; began: whether any unit has run.
 
     Of one that is not alive: blamed: position of the unit that hung or ended the process, None when it may have been any;
     together: positions that were under way when it ended, by no fault that can be told apart; reason: what happened;
     doubtful: it may be due to units before; broken: what was wrong with what it wrote (then nothing of it counts).
     """
 
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    scores: array[float] = field(default_factory=lambda: array("d"))
+    seconds: array[float] = field(default_factory=lambda: array("d"))
+    scored: bytes = b""
+    odd: dict[int, Outcome] = field(default_factory=dict)
     alive: bool = False
     began: bool = False
     blamed: int | None = None
@@ -65,33 +70,29 @@ class BatchEnd:
 
     def read(self, board: Board, details: list[Detail], count: int, running: int) -> None:
         """Takes outcomes from the board and the answers, and tells who was at work."""
-        status, scores = bytes(board.status[:count]), board.scores[:count].tolist()
-        seconds = board.seconds[:count].tolist()
-        if status == bytes((SCORED,)) * count and all(map(math.isfinite, scores)):
-            self.outcomes = dict(
-                enumerate(map(Outcome, scores, repeat(""), repeat(False), repeat({}), repeat(""), seconds))
+        status = bytes(board.status[:count])
+        self.scores = array("d", bytes(board.scores[:count].cast("B")))
+        self.seconds = array("d", bytes(board.seconds[:count].cast("B")))
+        self.scored = status.translate(ONLY_SCORED)
+        if not all(map(math.isfinite, self.scores)):
+            self.scored = bytes(
+                done and math.isfinite(score) for done, score in zip(self.scored, self.scores, strict=True)
             )
-        else:
-            self.outcomes = {
-                i: Outcome(scores[i], seconds=seconds[i])
-                for i in range(count)
-                if status[i] == SCORED and math.isfinite(scores[i])
-            }
-            for detail in details:
-                self.outcomes[detail.position] = Outcome(
-                    detail.score,
-                    detail.reason,
-                    detail.out_of_memory,
-                    detail.parts,
-                    detail.notes,
-                    seconds[detail.position],
-                )
+        for detail in details:
+            self.odd[detail.position] = Outcome(
+                detail.score,
+                detail.reason,
+                detail.out_of_memory,
+                detail.parts,
+                detail.notes,
+                self.seconds[detail.position],
+            )
         if self.alive:
             return
-        if 0 <= running < count and running not in self.outcomes:
-            self.blamed = running
+        if 0 <= running < count:
+            self.blamed = None if self.scored[running] or running in self.odd else running
         elif running in (GROUP, LOOP):
-            self.together = tuple(i for i in range(count) if status[i] == TAKEN and i not in self.outcomes)
+            self.together = tuple(i for i in range(count) if status[i] == TAKEN and i not in self.odd)
             if len(self.together) == 1:
                 self.blamed = self.together[0]
 

@@ -190,7 +190,7 @@ class ScoringProcess:
             end.broken = "closed its channel"
         if not end.broken:
             end.read(self._board, details, count, running)
-        self.units_done += len(end.outcomes)
+        self.units_done += count
         return end
 
     def _collect(self, end: BatchEnd, details: list[Detail], count: int) -> bool:

@@ -7,11 +7,14 @@ none of them; all else is lines of JSON; which unit is running stands on the boa
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
 from array import array
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 
 import msgspec
 
@@ -84,6 +87,26 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     parts: dict[str, float] = {}
     notes: str = ""
     seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Scored:
+    """Outcomes of many units, by position: a finite score, or NaN and an entry in `odd`, where also those are that have parts
+    or notes beside their score. seconds: wall time of each call."""
+
+    scores: array[float]
+    seconds: array[float]
+    odd: dict[int, Outcome]
+
+    @classmethod
+    def nothing(cls, count: int) -> Scored:
+        return cls(array("d", [math.nan]) * count, array("d", [0.0]) * count, {})
+
+    def outcomes(self) -> list[Outcome]:
+        plain = list(map(Outcome, self.scores, repeat(""), repeat(False), repeat({}), repeat(""), self.seconds))
+        for position, outcome in self.odd.items():
+            plain[position] = outcome
+        return plain
 
 
 class Detail(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
