@@ -184,8 +184,7 @@ def bundled(package: str) -> dict[str, RewardFunction]:
 def registered() -> tuple[RewardFunction, ...]:
     """All registered functions, the shipped ones and those of installed plugins included, by name."""
     for module in SHIPPED:
-        if importlib.util.find_spec(module.rpartition(".")[0]) and importlib.util.find_spec(module):
-            importlib.import_module(module)
+        importlib.import_module(module)
     broken_plugins()
     return tuple(_functions[name] for name in sorted(_functions))
 

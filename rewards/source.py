@@ -2,7 +2,7 @@
 
 Neighbours: `registry` makes versions of the digest; `bundle` takes the same files when a function is published.
 Invariants: the frame around functions (messages, registry) does not count; a data file counts when a string in the source names
-it (`Path(__file__).with_name("lexicon.json")`); a distribution counts by its version, not by its files.
+it or its folder (`Path(__file__).with_name("lexicon.json")`, `FOLDER / "data"`); a distribution counts by its version.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-import importlib.util
-import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -20,11 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from rewards.errors import RewardError
+from rewards.module_text import ModuleText, read_module
 
 FRAME = frozenset({"rewards", "rewards.errors", "rewards.functions", "rewards.messages", "rewards.registry"})
 FIRST_PARTY = frozenset({"rewards", "rollout", "actor", "orchestrator"})
 HERE = Path(__file__).resolve().parents[1]
-FILE_NAME = re.compile(r"[\w./-]{1,100}\.[A-Za-z0-9]{1,8}")
+CODE = frozenset({".py", ".pyc", ".so"})
 
 
 @dataclass(slots=True)
@@ -72,9 +71,9 @@ def collect(module: str, file: str) -> Sources:
         if name in modules or name in FRAME:
             continue
         modules[name] = path
-        tree = _parse(name, path)
-        files.update(_named_files(tree, path, HERE if is_helper else found.root))
-        for imported in _imports(tree, name, path):
+        text = read_module(name, path)
+        files.update(_named_files(text, path.parent, HERE if is_helper else found.root))
+        for imported in (*text.imports, *_lazy(text.imports)):
             origin = _origin(imported, found)
             if origin is not None:
                 waiting.append((imported, origin))
@@ -96,7 +95,7 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
 @lru_cache(maxsize=1)
 def handed_on() -> dict[str, str]:
     """Which module of `rewards` brings a name that the package hands on: {"split_response": "rewards.parse"}."""
-    tree = _parse("rewards", HERE / "rewards" / "__init__.py")
+    tree = ast.parse((HERE / "rewards" / "__init__.py").read_text(encoding="utf-8"))
     tables = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "submod_attrs"]
     table: dict[str, list[str]] = ast.literal_eval(tables[0])
     return {name: f"rewards.{module}" for module, names in table.items() for name in names}
@@ -151,15 +150,6 @@ def _is_third_party(name: str, found: Sources) -> bool:
     return top not in sys.stdlib_module_names and top not in FIRST_PARTY and _origin(top, found) is None
 
 
-def _parse(name: str, path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RewardError(
-            f"the source of module {name!r} can't be read from {path}: {error}; a reward lives in a .py file"
-        ) from error
-
-
 def _digest(path: Path) -> str:
     try:
         data = path.read_text(encoding="utf-8").encode() if path.suffix == ".py" else path.read_bytes()
@@ -168,31 +158,24 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _imports(tree: ast.Module, name: str, path: Path) -> Iterator[str]:
-    """Absolute names of everything that may be an imported module, the packages around each included."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    named = [package] if package else []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            named += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            if node.level:
-                if not package:
-                    continue
-                base = importlib.util.resolve_name(base, package)
-            named += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
-            if base == "rewards":
-                named += [handed_on()[alias.name] for alias in node.names if alias.name in handed_on()]
-    for whole in named:
-        parts = whole.split(".")
-        yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+def _lazy(imports: Iterable[str]) -> Iterator[str]:
+    """The modules behind names that `rewards` hands on: `from rewards import split_response`."""
+    for name in imports:
+        package, _, attribute = name.rpartition(".")
+        if package == "rewards" and attribute in handed_on():
+            yield handed_on()[attribute]
 
 
-def _named_files(tree: ast.Module, path: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    """Files beside a module that a string constant in it names."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and FILE_NAME.fullmatch(node.value):
-            place = (path.parent / node.value).resolve()
-            if place.suffix != ".py" and place.is_relative_to(root) and place.is_file():
-                yield place.relative_to(root).as_posix(), place
+def _named_files(text: ModuleText, folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    """Files beside a module that it names, one by one or by their folder; hidden files and caches do not count."""
+    places = [folder / name for name in text.files]
+    for name in text.folders:
+        if (folder / name).is_dir():
+            places += sorted((folder / name).rglob("*"))
+    for place in places:
+        whole = place.resolve()
+        if whole.suffix in CODE or not whole.is_relative_to(root) or not whole.is_file():
+            continue
+        path = whole.relative_to(root)
+        if not any(part.startswith((".", "__pycache__")) for part in path.parts):
+            yield path.as_posix(), whole

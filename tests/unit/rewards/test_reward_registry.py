@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,3 +134,39 @@ def test_unknown_parameters_name_the_known_ones(folder: Path) -> None:
         version(chars=3)
     with pytest.raises(RewardError, match="plain JSON"):
         version(characters={1, 2})
+
+
+def test_data_files_that_the_source_names_are_part_of_the_version(folder: Path) -> None:
+    (folder / "lists").mkdir()
+    (folder / "lists" / "words.json").write_text("[]")
+    (folder / "alone.txt").write_text("")
+    (folder / "unnamed.txt").write_text("")
+    names = 'from pathlib import Path\nA = Path(__file__).with_name("alone.txt")\nB = Path(__file__).parent / "lists"\n'
+    write_and_import(folder, source=names + SOURCE)
+    seen = {version()}
+    for file in ("lists/words.json", "alone.txt", "lists/more.json"):
+        (folder / file).write_text("changed")
+        seen.add(version())
+    assert len(seen) == 4
+    (folder / "unnamed.txt").write_text("changed")
+    assert version() in seen
+
+
+def test_helpers_that_rewards_hands_on_are_part_of_the_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_and_import(folder, source="from rewards import split_response\n" + SOURCE)
+    before = version()
+    read = Path.read_text
+
+    def edited(path: Path, *args: object, **kwargs: object) -> str:
+        text = read(path, *args, **kwargs)  # type: ignore[arg-type]
+        return text + "\n# edited\n" if path.name == "parse.py" else text
+
+    monkeypatch.setattr(Path, "read_text", edited)
+    assert version() != before
+
+
+def test_looking_up_rewards_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'ray', 'sympy', 'math_verify', 'librosa', 'jiwer', 'openai', 'transformers', 'fastapi', 'redis'}"
+    code = f"import sys, rewards; rewards.registered(); sys.exit(', '.join({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
