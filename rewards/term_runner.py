@@ -53,6 +53,10 @@ class Group:
     def score(self, lines: Sequence[bytes], places: Sequence[int]) -> Column:
         """Sample by sample, for each the terms in the order of `places`."""
         units = self._units_of(tuple(self.own[place] for place in places), len(lines))
+        if isinstance(self.bench, Sandbox):
+            found = self.bench.score_arrays(lines, units)
+            odd = {i: _redacted(outcome) for i, outcome in found.odd.items()} if self.secret else found.odd
+            return Column(found.scores, found.seconds, odd)
         outcomes = self.bench.score(lines, units)
         return Column.of([_redacted(outcome) for outcome in outcomes] if self.secret else outcomes)
 
