@@ -22,7 +22,7 @@ from rewards.functions.facts import Facts, check_claim, check_statement, left_ou
 from rewards.functions.lexicon import perceptual_terms
 from rewards.functions.perceptions import Claim, ClaimKind, stated_claims
 from rewards.functions.prose import is_conclusion, sentences, unquoted
-from rewards.functions.statements import Statement, free_statements
+from rewards.functions.statements import About, Statement, free_statements
 from rewards.messages import Clip, Sample
 from rewards.registry import reward
 
@@ -102,7 +102,7 @@ class Known:
         self.truth = Facts.of_truth(sample.truth) if against != "clip" else None
         self.clips = sample.clips if against != "truth" else ()
         if self.truth is None and not self.clips:
-            wanted = {"truth": "truth with events", "clip": "a clip"}.get(against, "truth with events or a clip")
+            wanted = {"truth": "truth with events", "clip": "clip"}.get(against, "truth with events or a clip")
             raise ValueError(f"the question has no {wanted} to check the reasoning against")
 
     def claim(self, claim: Claim) -> tuple[bool | None, int]:
@@ -122,7 +122,7 @@ class Known:
     def statement(self, statement: Statement) -> bool | None:
         if self.truth is not None:
             holds = check_statement(statement, self.truth)
-            pitchless = not self.truth.values("pitch_hz")
+            pitchless = statement.about is About.PITCH and not self.truth.values("pitch_hz")
             if holds or (holds is False and not (pitchless and self.clips)):
                 return holds
         return _best([check_statement(statement, facts) for facts in self._measured()])
