@@ -18,6 +18,7 @@ import msgspec
 from rewards.sandbox_wire import GROUP, IDLE, LOOP, SCORED, TAKEN, Board, Detail, Limits, Outcome
 
 TICK_S = 0.05  # how late a limit may be noticed
+FIRST_TICK_S = 0.002  # a request's first unit is timed more closely: often it is the only one
 IDLE_LIMIT_S = 20.0  # for what is not a unit: starting on a request, saying that it is through
 CLOCK_OF_PROCESS = 2  # CPU time; the kernel's clock number of process p is ~p << 3 | this
 ONLY_SCORED = bytes(status == SCORED for status in range(256))
@@ -107,7 +108,7 @@ class Watch:
         self._own_threads = 1
         self._seen = (IDLE, 0)
         self._since = self._cpu_since = 0.0
-        self.tick_s = min(TICK_S, limits.timeout_s / 4)
+        self._tick_s = FIRST_TICK_S
 
     def ready(self) -> None:
         """Loaded functions' own threads are not due to a unit."""
@@ -120,6 +121,14 @@ class Watch:
 
     def begin(self) -> None:
         self._seen, self._since, self._cpu_since = (IDLE, 0), time.monotonic(), self._cpu()
+        self._tick_s = FIRST_TICK_S
+
+    def tick(self) -> float:
+        """Seconds until the next look: at most TICK_S, and until the running unit's time is up."""
+        now = time.monotonic()
+        wait_s = min(self._tick_s, max(FIRST_TICK_S, self._since + self._limits.timeout_s - now))
+        self._tick_s = min(2 * self._tick_s, TICK_S)
+        return wait_s
 
     def over_limit(self, cells: memoryview) -> tuple[str, bool]:
         """What the running unit has gone over, empty for nothing; and whether units before it may have caused that."""

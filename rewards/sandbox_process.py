@@ -198,7 +198,7 @@ class ScoringProcess:
         self._watch.begin()
         while True:
             gone = self.is_gone()  # asked before reading, so that nothing written before the end is missed
-            for line in self._receive(0.0 if gone else self._watch.tick_s):
+            for line in self._receive(0.0 if gone else self._watch.tick()):
                 found = read_details(line, count)
                 if found is None:
                     return True
