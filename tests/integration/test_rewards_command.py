@@ -210,3 +210,13 @@ def test_without_a_server_this_machine_keeps_a_registry_of_its_own(desk: Path, m
 @pytest.mark.parametrize("command", ["test", "score", "diff", "register", "list", "show", "retire", "serve"])
 def test_every_command_explains_itself(command: str) -> None:
     assert len(mgrd(command, "--help").output) > 200
+
+
+def test_the_example_of_the_page_works(desk: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "REWARDS.md").read_text()
+    for fence, file in (("python", "page_rewards.py"), ("json", "page_cases.jsonl")):
+        block = re.search(rf"```{fence}\n(.*?)```", page, re.DOTALL)
+        assert block is not None
+        (desk / file).write_text(block.group(1))
+    found = answered("register", "page_rewards.py:pitch_named", "--golden", "page_cases.jsonl")
+    assert [case["passed"] for case in found["cases"]] == [True] * 3
