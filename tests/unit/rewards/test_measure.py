@@ -17,7 +17,7 @@ def tone(seconds: float, pitch_hz: float, level_db: float = 0.0, end_hz: float |
     count = round(seconds * RATE)
     pitch = np.geomspace(pitch_hz, end_hz or pitch_hz, count)
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    wave = sum(np.sin(n * phase) / n for n in range(1, 5))
+    wave = np.sum([np.sin(n * phase) / n for n in range(1, 5)], axis=0)
     edge = min(count // 3, RATE // 100)
     wave[:edge] *= np.linspace(0, 1, edge)
     wave[-edge:] *= np.linspace(1, 0, edge)
