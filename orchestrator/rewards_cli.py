@@ -26,8 +26,8 @@ from orchestrator.rewards_store import VARIABLE, bundle_dir, open_store
 from rewards import RewardError
 
 if TYPE_CHECKING:
+    from rewards import Limits
     from rewards.lab import Advance, Subject
-    from rewards.sandbox_wire import Limits
 
 REFUSED, MISSED = 2, 1
 
@@ -110,8 +110,7 @@ def score_command(
     [bold]mgrd rewards score runs/demo/trajectories/update_000010.jsonl.gz -r answer=0.8 -r my_rewards.py:pitch_named=0.2[/bold]
     """
     from orchestrator.rewards_views import summary, summary_table
-    from rewards import lab
-    from rewards.sample_input import read_samples
+    from rewards import lab, read_samples
 
     with refusing():
         weighted = [_weighted(text) for text in reward]
@@ -240,8 +239,7 @@ def list_command(
 ) -> None:
     """What is installed and what is published."""
     from orchestrator.rewards_views import installed_json, installed_table, published_table
-    from rewards import registered
-    from rewards.registry import broken_plugins
+    from rewards import broken_plugins, registered
 
     with refusing():
         functions, broken = registered(), broken_plugins()
@@ -326,7 +324,7 @@ def _subjects(references: Sequence[str], parameters: dict[str, Any], redis_url: 
 
 
 def _limits(timeout_s: float, memory_mb: int) -> Limits:
-    from rewards.sandbox_wire import Limits
+    from rewards import Limits
 
     return Limits(timeout_s=timeout_s, memory_mb=memory_mb)
 
@@ -362,7 +360,7 @@ def _version_and_name(reference: str) -> tuple[str, str]:
 
 def _run_samples(run: Path, limit: int) -> tuple[Iterator[Any], int]:
     """The samples of a run and their number, the last ones when limited. Raises RewardError when it kept none."""
-    from rewards.stored import TRAJECTORY_SUFFIX, read_stored
+    from rewards import TRAJECTORY_SUFFIX, read_stored
 
     files = sorted((run / "trajectories").glob(f"*{TRAJECTORY_SUFFIX}"))
     if not files:

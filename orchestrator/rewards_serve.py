@@ -49,9 +49,7 @@ def serve(
     import uvicorn
 
     from orchestrator.rewards_cli import refusing
-    from rewards.http import create_app
-    from rewards.http_api import HttpSettings
-    from rewards.http_pool import ScoringPool
+    from rewards import HttpSettings, ScoringPool, create_app
 
     with refusing():
         if host not in LOOPBACK and not token_secret:

@@ -15,8 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rewards import Bundle, Published, RewardFunction, Verdict
-from rewards.comparison import Difference
+from rewards import Bundle, Difference, Published, RewardFunction, Verdict
 from rewards.lab import CaseResult
 
 SHORT_HASH = len("sha256:") + 12

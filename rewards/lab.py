@@ -185,11 +185,24 @@ def golden_cases(subject: Subject, path: Path | None) -> list[GoldenCase]:
     if path is not None:
         return load_cases(path)
     if subject.bundle is not None and subject.bundle.golden:
+        _check_clips(subject.bundle, Path.cwd())
         return parse_cases("\n".join(subject.bundle.golden), f"the golden cases of {subject.reference}", Path.cwd())
     shipped = SHIPPED_CASES / f"{subject.name}.jsonl"
     if subject.bundle is None and shipped.is_file():
         return load_cases(shipped)
     raise RewardError(f"{subject.reference} brings no golden cases; name a file of them with --golden")
+
+
+def _check_clips(bundle: Bundle, folder: Path) -> None:
+    """Recordings are not published, their digests are. Raises RewardError when one is not the one that the case was made with."""
+    for clip, digest in bundle.clips.items():
+        path = folder / clip
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            what = "is another one here" if path.is_file() else "is not here"
+            raise RewardError(
+                f"the recording {path} of a golden case of {bundle.name!r} {what}; run this where the cases are, or name their "
+                "file with --golden"
+            )
 
 
 def run_cases(

@@ -220,3 +220,15 @@ def test_the_example_of_the_page_works(desk: Path) -> None:
         (desk / file).write_text(block.group(1))
     found = answered("register", "page_rewards.py:pitch_named", "--golden", "page_cases.jsonl")
     assert [case["passed"] for case in found["cases"]] == [True] * 3
+
+
+def test_published_cases_with_recordings_want_the_same_recordings(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (desk / "bark.wav").write_bytes(b"a recording")
+    case = CASES[0] | {"question": QUESTION | {"audio": [{"path": "bark.wav"}]}}
+    (desk / "heard.jsonl").write_text(json.dumps(case) + "\n")
+    version = answered("register", "my_rewards.py:hears", "--golden", "heard.jsonl")["version"]
+    assert answered("test", version)["missed"] == 0
+    (desk / "bark.wav").write_bytes(b"another recording")
+    assert "is another one here" in " ".join(mgrd("test", version, status=2).output.split())
+    (desk / "bark.wav").unlink()
+    assert "is not here" in " ".join(mgrd("test", version, status=2).output.split())
