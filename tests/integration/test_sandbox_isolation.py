@@ -194,3 +194,36 @@ def test_the_process_runs_without_privileges(there: Room) -> None:
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == int(fields["CapBnd"], 16) == 0 or os.getuid() != 0
     assert fields["NoNewPrivs"] == "1" and fields["Seccomp"] == "2"
+
+
+UNPRIVILEGED = """
+import ctypes, os, sys
+from rewards import isolation
+from rewards.isolation_calls import filter_program
+filter_program(1, network=False, files_guarded=True)  # loads the library, which others may not read
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # readable for the same user, as a process that never was root
+parent = os.getpid()
+child = os.fork()
+if child == 0:
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+    environ = f"/proc/{parent}/environ"
+    assert open(environ, "rb").read()
+    version = isolation.landlock_version()
+    isolation.enter(filter_program(os.getpid(), network=False, files_guarded=True), version)
+    for deed in (lambda: open(environ, "rb").read(), lambda: open("/tmp/mine", "w"), lambda: os.kill(parent, 9), os.fork):
+        try:
+            deed()
+        except PermissionError:
+            continue
+        os._exit(1)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_file_rules
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_without_privileges_is_isolated_as_well() -> None:
+    done = subprocess.run([sys.executable, "-c", UNPRIVILEGED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
