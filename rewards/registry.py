@@ -142,16 +142,18 @@ def reward(
     """Registers `call(sample, **parameters)` under `name`, which returns the score, a Verdict, a dict of scores with one under
     "score" (the others are reported beside it), or None for "can't be told"; raising does the same and keeps the reason.
 
-    `async def` works, too. batch: call(samples, **parameters) gets a list of at most this many and returns a list as long;
+    `async def` works, too. batch: a plain `def` gets a list of at most this many samples and returns a list as long;
     network: whether it may open connections; deterministic: whether its verdicts may be cached; secrets: names of environment
     variables it needs; check(**parameters) raises ValueError for bad ones; endpoint: shipped code that asks a server, where
     `call(secrets, **parameters)` makes the object that scores (`rewards.endpoints`).
-    Raises RewardError for a malformed name or one that another file holds.
+    Raises RewardError for a malformed name, one that another file holds, or a batch size that can't be.
     """
     if not NAME.fullmatch(name):
         raise RewardError(f"a reward's name is lower case letters, digits and underscores, not {name!r}")
 
     def register(call: Call) -> Call:
+        if batch < 0 or (batch and inspect.iscoroutinefunction(call)):
+            raise RewardError(f"reward {name!r}: batch={batch} needs a plain `def` and a size of 1 or more")
         file = str(Path(call.__code__.co_filename).resolve())
         package = call.__module__.partition(".")[0]
         place = bundled(package) if package.startswith(BUNDLE_PREFIX) else _functions

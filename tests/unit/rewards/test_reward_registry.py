@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from rewards import RewardError, RewardTerm, get, registered, reward
+from rewards import RewardError, RewardTerm, Sample, get, registered, reward
 from rewards.registry import ResolvedTerm, _functions, load, resolve
 
 SOURCE = """
@@ -126,6 +126,15 @@ def test_two_files_can_not_hold_the_same_name(folder: Path) -> None:
 def test_a_malformed_name_is_refused() -> None:
     with pytest.raises(RewardError, match="lower case"):
         reward("Think-Length")
+
+
+def test_a_batch_function_is_a_plain_one() -> None:
+    async def together(samples: list[Sample]) -> list[float]:
+        return [1.0 for _ in samples]
+
+    for call, batch in ((together, 4), (lambda samples: [], -1)):
+        with pytest.raises(RewardError, match=f"batch={batch} needs a plain `def`"):
+            reward("together", batch=batch)(call)
 
 
 def test_unknown_parameters_name_the_known_ones(folder: Path) -> None:
