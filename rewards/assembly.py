@@ -49,8 +49,13 @@ class Assembler:
     def grouped(self, samples: Sequence[Sample]) -> dict[Group, list[int]]:
         """Positions of the samples of each group, in order."""
         found: dict[Group, list[int]] = {}
+        question: Any = None
+        members: list[int] = []
         for i, sample in enumerate(samples):
-            found.setdefault(self.group_of(sample), []).append(i)
+            if sample.question is not question:  # most often the same as before
+                question = sample.question
+                members = found.setdefault(self.group_of(sample), [])
+            members.append(i)
         return found
 
     def verdicts(self, group: Group, columns: Sequence[Column]) -> list[Verdict]:

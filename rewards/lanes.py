@@ -2,7 +2,7 @@
 
 Neighbours: `service` decides what goes where; `term_runner` is what the actor holds.
 Invariants: no call waits longer than its jobs may take if every unit in them hangs; a lost actor loses nothing but its process:
-its calls are handed back; a worker that gave up by itself raises.
+its calls are handed back.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Lane:
         try:
             problem, self._endpoint_limit_s = ray.get(self._starting, timeout=max(0.0, deadline - time.monotonic()))
         except GetTimeoutError:
-            return "it took too long"
+            return "it was not ready in time"
         except RayError as error:
             return f"its actor died: {error}"
         return problem
@@ -111,13 +111,13 @@ class Lane:
         return work_s + START_LIMIT_S + CALL_ALLOWANCE_S
 
     def fetch(self, call: Call) -> tuple[tuple[list[Column], float] | None, str]:
-        """What the call gave and took, or why the actor must be replaced. Raises RewardError when the worker gave up."""
+        """What the call gave and took, or why the actor must be replaced."""
         try:
             return ray.get(call.result, timeout=0), ""
         except GetTimeoutError:
             return None, f"it did not answer within {self.limit_s(call.task.job):.0f} s"
         except RayTaskError as error:
-            raise RewardError(f"scoring failed: {error.cause or error}") from error
+            return None, f"it gave up: {error.cause or error}"
         except RayError as error:
             return None, f"its actor died ({type(error).__name__})"
 

@@ -14,9 +14,19 @@ from types import MappingProxyType
 
 from rewards.errors import RewardError
 from rewards.registry import ResolvedTerm
+from rewards.sample_block import BlockLines
 from rewards.sandbox_end import BatchEnd
 from rewards.sandbox_process import ScoringProcess
-from rewards.sandbox_wire import CAPACITY, MAX_REQUEST_BYTES, Limits, Outcome, Scored, Unit, pack_batch
+from rewards.sandbox_wire import (
+    CAPACITY,
+    MAX_REQUEST_BYTES,
+    Limits,
+    Outcome,
+    Scored,
+    Unit,
+    pack_batch,
+    pack_block_request,
+)
 
 MAX_IDLE_ENDS = 3  # processes in a row that ended without having scored anything and without a unit to blame
 MEMORY_OF_LINE = 16  # a sample's share of the process's memory is at most one of so many
@@ -72,20 +82,41 @@ class Sandbox:
 
         Raises RewardError when processes can't be started or keep ending before they score anything.
         """
+        return self._score(lines, units, None)
+
+    def score_block(self, block: bytes, count: int, terms: Sequence[int]) -> Scored:
+        """Every one of `terms` on every sample of a block (`sample_block`), sample by sample. Raises as `score_arrays`."""
+        size = count * len(terms)
+        most = min(MAX_REQUEST_BYTES, (self.limits.memory_mb << 20) // MEMORY_OF_LINE)
+        ran = None
+        if 0 < size <= CAPACITY and len(block) <= most:
+            process = self._live()
+            was_fresh = process.units_done == 0
+            end = process.run(pack_block_request(block, terms), size)
+            if end.alive and end.scored == b"\x01" * size:
+                return Scored(end.scores, end.seconds, {})
+            ran = (end, was_fresh)
+        return self._score(BlockLines(block), [Unit(i, term) for i in range(count) for term in terms], ran)
+
+    def _score(self, lines: Sequence[bytes], units: Sequence[Unit], ran: tuple[BatchEnd, bool] | None) -> Scored:
+        """ran: how a first request for all units has ended, and whether its process was fresh."""
         found = Scored.nothing(len(units))
-        pending = self._small_enough(lines, units, found)
+        pending = self._small_enough(lines, units, found) if ran is None else list(range(len(units)))
         alone: set[int] = set()
         size, idle_ends = CAPACITY, 0
         while pending:
-            batch = self._next(pending, size, lines, units)
-            process = self._live()
-            was_fresh = process.units_done == 0
-            request = pack_batch(
-                lines,
-                [units[i] for i in batch],
-                [position for position, i in enumerate(batch) if i in alone] if alone else (),
-            )
-            end = process.run(request, len(batch))
+            if ran is not None:
+                batch, (end, was_fresh), ran = pending, ran, None
+            else:
+                batch = self._next(pending, size, lines, units)
+                process = self._live()
+                was_fresh = process.units_done == 0
+                request = pack_batch(
+                    lines,
+                    [units[i] for i in batch],
+                    [position for position, i in enumerate(batch) if i in alone] if alone else (),
+                )
+                end = process.run(request, len(batch))
             if not end.alive:
                 self._process = None
             left, suspects = self._settle(end, units, batch, was_fresh, found)

@@ -99,7 +99,7 @@ class Caller:
         self.limits = limits
         self.tell = tell
         self.alarms = alarms
-        self._simple = not any(term.many or term.awaited for term in terms)
+        self.simple = not any(term.many or term.awaited for term in terms)
         self._loop: Any = None
 
     @property
@@ -112,7 +112,7 @@ class Caller:
 
         Raises OutOfMemory when a function used up the memory.
         """
-        if self._simple:
+        if self.simple:
             self._one_by_one(range(len(places)), lines, places, [max(term, ~term) for term in terms])
             return
         single: list[int] = []

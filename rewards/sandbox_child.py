@@ -11,15 +11,30 @@ import gc
 import os
 import sys
 import time
+from array import array
 
 import msgspec
 
 from rewards.errors import RewardError
 from rewards.isolation import die_with, enter, limit_resources
+from rewards.sample_block import Block
+from rewards.sandbox_blocks import run_block
 from rewards.sandbox_calls import Alarms, Caller, LoadedTerm, OutOfMemory
 from rewards.sandbox_returns import raised
 from rewards.sandbox_temporary import keep_temporary_files_in_memory
-from rewards.sandbox_wire import BROKEN, FINISHED, FLUSH_S, LEAVING, LENGTH, LOADING, Board, Detail, Setup, unpack_batch
+from rewards.sandbox_wire import (
+    BROKEN,
+    FINISHED,
+    FLUSH_S,
+    LEAVING,
+    LENGTH,
+    LOADING,
+    Board,
+    Detail,
+    Setup,
+    unpack_batch,
+    unpack_block_request,
+)
 
 
 class Ends:
@@ -98,13 +113,26 @@ def start(ends: Ends, parent: int) -> Caller | None:
     return Caller(terms, ends.board, setup.limits, alarms, ends.tell)
 
 
+def run(caller: Caller, request: bytes) -> None:
+    """Raises OutOfMemory when a function used up the memory."""
+    blocked = unpack_block_request(request)
+    if blocked is None:
+        caller.run(*unpack_batch(request))
+        return
+    block = Block(blocked[0])
+    if caller.simple:
+        run_block(caller, block, blocked[1])
+    else:
+        places = array("i", (i for i in range(len(block)) for _ in blocked[1]))
+        caller.run(block.lines(), places, blocked[1] * len(block))
+
+
 def serve(ends: Ends, caller: Caller) -> None:
     """Scores requests until the parent closes its end."""
     cells = ends.board.cells
     while (request := ends.read()) is not None:
-        lines, places, terms = unpack_batch(request)
         try:
-            caller.run(lines, places, terms)
+            run(caller, request)
         except OutOfMemory:
             ends.flush()
             cells[Board.RUNNING] = LEAVING

@@ -179,6 +179,23 @@ def pack_batch(lines: Sequence[bytes], units: Sequence[Unit], alone: Collection[
     return b"".join((LENGTH.pack(size), HEAD.pack(len(terms)), places, terms, body))
 
 
+def pack_block_request(block: bytes, terms: Sequence[int]) -> bytes:
+    """A request: a block of samples (`sample_block`), every term for each of them. No units of their own: HEAD is 0."""
+    places = array("i", terms)
+    size = 2 * HEAD.size + 4 * len(places) + len(block)
+    return b"".join((LENGTH.pack(size), HEAD.pack(0), HEAD.pack(len(places)), places, block))
+
+
+def unpack_block_request(request: bytes) -> tuple[memoryview, array[int]] | None:
+    """The block and its terms; None for a request of the other kind."""
+    (units,) = HEAD.unpack_from(request)
+    if units:
+        return None
+    (count,) = HEAD.unpack_from(request, HEAD.size)
+    end = 2 * HEAD.size + 4 * count
+    return memoryview(request)[end:], array("i", request[2 * HEAD.size : end])
+
+
 def unpack_batch(request: bytes) -> tuple[list[bytes], array[int], array[int]]:
     """Lines; for every unit the index of its line; for every unit its term."""
     (count,) = HEAD.unpack_from(request)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rewards.cache import VerdictCache
     from rewards.published import PublishedStore
 
-PART_SAMPLES = 1024  # scored at a time: bounds what is encoded at once
-
 
 @dataclass(frozen=True, slots=True)
 class ResolvedReward:
@@ -97,8 +95,9 @@ class Scorer:
     def score(self, samples: Sequence[Sample]) -> list[Verdict]:
         """One verdict a sample, in order. Raises RewardError only when scoring processes can't be kept running."""
         verdicts: list[Verdict] = []
-        for start in range(0, len(samples), PART_SAMPLES):
-            work = Work(self._planner, samples[start : start + PART_SAMPLES])
+        size = self._planner.largest_part
+        for start in range(0, len(samples), size):
+            work = Work(self._planner, samples[start : start + size])
             for task in work.tasks:
                 work.settle(task, self.runner.score(task.job))
             verdicts += work.verdicts()

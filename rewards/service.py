@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rewards.published import PublishedStore
 
 FIRST_PART = 64  # samples, until it is known how long they take
-LARGEST_PART = 1024  # a call costs as much as twenty fast functions; beyond this that is no longer felt
 SMALLEST_PART = 16
 PART_S = 0.1  # of work in a part: short enough that a slow sample delays few others
 SPEED_WEIGHT = 0.5  # of the newest part in the mean
@@ -70,9 +69,16 @@ class RewardService:
         """Hits and misses so far; zeros without a cache."""
         return CacheCounts() if self._planner.cache is None else self._planner.cache.counts
 
-    def use_cache(self, redis_url: str) -> None:
-        """From now on; for a service that is made before Redis is there. Raises RewardError for a malformed address."""
-        self._planner.cache = VerdictCache(redis_url)
+    def use_cache(self, redis_url: str, cached_above_s: float | None = None) -> None:
+        """From now on, for a service that is made before Redis is there ("": no cache from now on; None: as before).
+
+        Raises RewardError for a malformed address.
+        """
+        if self._planner.cache is not None:
+            self._planner.cache.close()
+        self._planner.cache = VerdictCache(redis_url) if redis_url else None
+        if cached_above_s is not None:
+            self._planner.cached_above_s = cached_above_s
 
     def start(self, timeout_s: float = 120.0) -> None:
         """Starts the workers and waits until every function is loaded in each. Raises RewardError."""
@@ -84,18 +90,18 @@ class RewardService:
         endpoints = {i: term for i, term in terms.items() if term.endpoint}
         if functions:
             names = [f"reward worker {i}" for i in range(self.spec.workers)]
-            self._lanes = [Lane(name, self.reward, functions, LARGEST_PART) for name in names]
+            self._lanes = [Lane(name, self.reward, functions, self._planner.largest_part) for name in names]
         if endpoints:
-            self._lanes.append(Lane("the endpoint worker", self.reward, endpoints, LARGEST_PART))
+            self._lanes.append(Lane("the endpoint worker", self.reward, endpoints, self._planner.largest_part))
         for lane in self._lanes:
             lane.start()
         for lane in self._lanes:
             if problem := lane.wait_for_start(deadline):
                 self.shutdown()
-                raise RewardError(f"{lane.name} did not start: {problem} (within {timeout_s:.0f} s)")
+                raise RewardError(f"{lane.name} did not start: {problem}")
 
     def score(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """One verdict a sample, in order. Raises RewardError when the service is not started or can't keep scoring."""
+        """One verdict a sample, in order. Raises RewardError when the service is not started."""
         if not self._lanes:
             raise RewardError("the reward service is not running; call start() first")
         batch = _Batch(samples, {False: deque(), True: deque()}, [None] * len(samples))
@@ -178,7 +184,7 @@ class RewardService:
         """Samples of the next part: as many as take PART_S, but no more than leave work for every lane."""
         wanted = FIRST_PART if not self._seconds else round(PART_S / self._seconds)
         share = -(-left // (2 * len(self._lanes)))
-        return min(left, max(SMALLEST_PART, min(wanted, LARGEST_PART, share)))
+        return min(left, min(self._planner.largest_part, max(SMALLEST_PART, min(wanted, share))))
 
     def _note_speed(self, samples: int, seconds: float) -> None:
         each = seconds / samples

@@ -19,6 +19,7 @@ from rewards.errors import RewardError
 from rewards.messages import RewardSpec
 from rewards.outcomes import Column
 from rewards.registry import ResolvedTerm
+from rewards.sample_block import BlockLines
 from rewards.sandbox import Sandbox
 from rewards.sandbox_wire import Limits, Outcome, Unit
 from rewards.secrets import gather, redact
@@ -26,11 +27,11 @@ from rewards.secrets import gather, redact
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Every term on every sample. terms: places in the specification; lines: encoded samples, each ending in a line break."""
+    """Every term on every sample. terms: places in the specification; block: the samples, as by `pack_block`."""
 
     terms: tuple[int, ...]
     count: int
-    lines: bytes
+    block: bytes
 
 
 class Bench(Protocol):
@@ -48,24 +49,19 @@ class Group:
         self.bench = bench
         self.own = {place: i for i, place in enumerate(places)}
         self.secret = secret
-        self._units: dict[tuple[int, ...], list[Unit]] = {}
 
-    def score(self, lines: Sequence[bytes], places: Sequence[int]) -> Column:
+    def score(self, job: Job, places: Sequence[int]) -> Column:
         """Sample by sample, for each the terms in the order of `places`."""
-        units = self._units_of(tuple(self.own[place] for place in places), len(lines))
+        terms = [self.own[place] for place in places]
         if isinstance(self.bench, Sandbox):
-            found = self.bench.score_arrays(lines, units)
-            odd = {i: _redacted(outcome) for i, outcome in found.odd.items()} if self.secret else found.odd
-            return Column(found.scores, found.seconds, odd)
-        outcomes = self.bench.score(lines, units)
-        return Column.of([_redacted(outcome) for outcome in outcomes] if self.secret else outcomes)
-
-    def _units_of(self, terms: tuple[int, ...], samples: int) -> list[Unit]:
-        """Made once for the largest job so far: a smaller one takes the front of it."""
-        known = self._units.get(terms, [])
-        if len(known) < samples * len(terms):
-            known = self._units[terms] = [Unit(i, term) for i in range(samples) for term in terms]
-        return known if len(known) == samples * len(terms) else known[: samples * len(terms)]
+            found = self.bench.score_block(job.block, job.count, terms)
+            column = Column(found.scores, found.seconds, found.odd)
+        else:
+            units = [Unit(i, term) for i in range(job.count) for term in terms]
+            column = Column.of(self.bench.score(BlockLines(job.block), units))
+        if self.secret:
+            column.odd = {i: _redacted(outcome) for i, outcome in column.odd.items()}
+        return column
 
 
 def _redacted(outcome: Outcome) -> Outcome:
@@ -129,14 +125,13 @@ class TermRunner:
     def score(self, job: Job) -> list[Column]:
         """A column for each of the job's terms. Raises RewardError when scoring can't be kept going."""
         self.start()
-        lines = job.lines.split(b"\n")
-        lines.pop()  # behind the last line break
-        if len(lines) != job.count:
-            raise RewardError(f"a job of {job.count} samples came with {len(lines)} lines")
         shares = {i: [p for p in job.terms if p in group.own] for i, group in enumerate(self._groups)}
-        scored = self._at_once(
-            {i: partial(self._groups[i].score, lines, places) for i, places in shares.items() if places}
-        )
+        try:
+            scored = self._at_once(
+                {i: partial(self._groups[i].score, job, places) for i, places in shares.items() if places}
+            )
+        except msgspec.MsgspecError as error:
+            raise RewardError(f"a sample has a field of the wrong type: {error}") from error
         columns: dict[int, Column] = {}
         for i, places in shares.items():
             for k, place in enumerate(places):

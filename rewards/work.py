@@ -17,19 +17,23 @@ from rewards.cache import VerdictCache, may_be_kept, sample_digest, term_prefix
 from rewards.messages import Sample, Verdict
 from rewards.outcomes import Column
 from rewards.registry import ResolvedTerm
+from rewards.sample_block import pack_block
 from rewards.sample_wire import encode_lines
-from rewards.sandbox_wire import Outcome
+from rewards.sandbox_wire import CAPACITY, Outcome
 from rewards.term_runner import Job
 
 CACHED_ABOVE_S = 1e-4  # asking Redis costs a tenth of that; a faster function is sooner run than looked up
+LARGEST_PART = 1024  # samples: a call costs as much as twenty fast functions; beyond this that is no longer felt
 SECONDS_WEIGHT = 0.1  # of the newest job in a function's mean
+_EMPTY = Column.empty(0)  # stands for a column that is on its way as a whole
 log = logging.getLogger(__name__)
 
 
 class Planner:
     """What all parts of all batches share: the plan of the specification, the cache, how long functions take.
 
-    cached_above_s: functions that take less on average are not looked up (0: all are).
+    cached_above_s: functions that take less on average are not looked up (0: all are); largest_part: samples whose units fit into
+    one request of a scoring process.
     """
 
     def __init__(
@@ -41,6 +45,8 @@ class Planner:
     ) -> None:
         self.assembler = assembler
         self.endpoints = frozenset(i for i, term in enumerate(terms) if term.endpoint)
+        functions = max(1, len(terms) - len(self.endpoints))
+        self.largest_part = max(1, min(LARGEST_PART, CAPACITY // functions))
         self.cache = cache
         self.cached_above_s = cached_above_s
         self._prefixes = {i: term_prefix(term) for i, term in enumerate(terms) if may_be_kept(term)}
@@ -65,7 +71,7 @@ class Planner:
 
 @dataclass(slots=True)
 class _Open:
-    """Samples of one group. at: their positions in the part; lines, digests: only where a cache is asked."""
+    """Samples of one group. at: their positions in the part; digests: only where a cache is asked."""
 
     group: Group
     at: list[int]
@@ -137,30 +143,30 @@ class Work:
         return [verdict for verdict in self._verdicts if verdict is not None]
 
     def _add(self, group: Group, at: list[int], samples: list[Sample]) -> None:
-        at, lines = self._encoded(at, samples)
+        keys = self._planner.keys_of(group.terms)
+        at, samples, block, lines = self._encoded(at, samples, bool(keys))
         if not at:
             return
-        opened = _Open(group, at, [Column.empty(len(at)) for _ in group.terms])
+        opened = _Open(group, at, [_EMPTY] * len(group.terms))
         self._open.append(opened)
-        keys = self._planner.keys_of(group.terms)
         if not keys:
-            self._add_tasks(opened, group.terms, None, len(at), lines)
+            self._add_tasks(opened, group.terms, None, len(at), block)
             return
-        each = lines.splitlines(keepends=True)
-        opened.digests = [sample_digest(line) for line in each]
+        opened.columns = [Column.empty(len(at)) for _ in group.terms]
+        opened.digests = [sample_digest(line) for line in lines]
         for terms, among in self._missing(opened, keys).items():
             if len(among) == len(at):
-                self._add_tasks(opened, terms, None, len(at), lines)
+                self._add_tasks(opened, terms, None, len(at), block or pack_block(samples))
             else:
-                self._add_tasks(opened, terms, among, len(among), b"".join([each[i] for i in among]))
+                self._add_tasks(opened, terms, among, len(among), pack_block([samples[i] for i in among]))
 
     def _add_tasks(
-        self, opened: _Open, terms: Sequence[int], among: list[int] | None, count: int, lines: bytes
+        self, opened: _Open, terms: Sequence[int], among: list[int] | None, count: int, block: bytes
     ) -> None:
         for endpoint in (False, True):
             chosen = tuple(term for term in terms if (term in self._planner.endpoints) is endpoint)
             if chosen:
-                self.tasks.append(Task(Job(chosen, count, lines), endpoint, opened, among))
+                self.tasks.append(Task(Job(chosen, count, block), endpoint, opened, among))
                 self._left += 1
 
     def _missing(self, opened: _Open, keys: Mapping[int, bytes]) -> dict[tuple[int, ...], list[int]]:
@@ -183,17 +189,23 @@ class Work:
                 missing.setdefault(terms, []).append(i)
         return missing
 
-    def _encoded(self, at: list[int], samples: list[Sample]) -> tuple[list[int], bytes]:
-        """Positions and lines of what can be encoded; the rest gets its verdict."""
+    def _encoded(
+        self, at: list[int], samples: list[Sample], as_lines: bool
+    ) -> tuple[list[int], list[Sample], bytes, list[bytes]]:
+        """What can be encoded, with its positions; the rest gets its verdict. As lines where a cache is asked, else as a block."""
         try:
-            return at, encode_lines(samples)
+            if as_lines:
+                return at, samples, b"", encode_lines(samples).splitlines()
+            return at, samples, pack_block(samples), []
         except (TypeError, ValueError, OverflowError):
-            log.info("a batch of samples can't be encoded as a whole; they are encoded one by one")
-        good, lines = [], []
+            log.info("a batch of samples can't be encoded as a whole; they are tried one by one")
+        good = []
         for i, sample in zip(at, samples, strict=True):
             try:
-                lines.append(encode_lines([sample]))
-                good.append(i)
+                encode_lines([sample])
+                good.append((i, sample))
             except (TypeError, ValueError, OverflowError) as error:
                 self._verdicts[i] = Verdict.invalid(f"the sample can't be handed to reward functions: {error}")
-        return good, b"".join(lines)
+        return (
+            self._encoded([i for i, _ in good], [sample for _, sample in good], as_lines) if good else ([], [], b"", [])
+        )
