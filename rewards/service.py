@@ -184,7 +184,7 @@ class RewardService:
         """Samples of the next part: as many as take PART_S, but no more than leave work for every lane."""
         wanted = FIRST_PART if not self._seconds else round(PART_S / self._seconds)
         share = -(-left // (2 * len(self._lanes)))
-        return min(left, min(self._planner.largest_part, max(SMALLEST_PART, min(wanted, share))))
+        return min(left, self._planner.largest_part, max(SMALLEST_PART, min(wanted, share)))
 
     def _note_speed(self, samples: int, seconds: float) -> None:
         each = seconds / samples
