@@ -18,7 +18,7 @@ DATA = Path(__file__).parent / "data"
 # After a change of a list: `sha256sum rewards/functions/data/*.json`.
 DIGESTS = {
     "perceptual_terms.json": "38a264129dd2842574aa25650a7454130c3a070e8dfe00f08e0820f55f317ae1",
-    "self_cognition.json": "95246a1c64a06b48e55685603777687fc369e2fc5b47bec4657b05d88c890c2e",
+    "self_cognition.json": "2cc26360a91c10ffbfb8ebbd47d9936e9d04a1e56b43e4d59d68684588427d1c",
 }
 
 
