@@ -7,6 +7,7 @@ once until that one has come back.
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,14 +20,17 @@ with warnings.catch_warnings():  # purgatory asks setuptools for its own version
     from purgatory import SyncCircuitBreakerFactory
     from purgatory.domain.model import OpenedState
 
+log = logging.getLogger(__name__)
+
 
 class Breaker:
-    """failures: calls in a row that fail until it opens; pause_s: how long it stays open. Use in one event loop."""
+    """name: in the log; failures: calls in a row that fail until it opens; pause_s: how long it stays open. Use in one event loop."""
 
-    def __init__(self, failures: int, pause_s: float) -> None:
+    def __init__(self, name: str, failures: int, pause_s: float) -> None:
+        self.name = name
         self.failures = failures
         self.pause_s = pause_s
-        self._breaker = SyncCircuitBreakerFactory().get_breaker("endpoint", failures, pause_s, exclude=[RequestRefused])
+        self._breaker = SyncCircuitBreakerFactory().get_breaker(name, failures, pause_s, exclude=[RequestRefused])
         self._trying = False
         self._last = ""
 
@@ -57,6 +61,8 @@ class Breaker:
             raise BreakerOpen(self._why("tried again in a moment")) from None
         except EndpointFailed as error:
             self._last = str(error)
+            if self.state == "opened":
+                log.warning("the endpoint %s is left alone for %g s: it %s", self.name, self.pause_s, error)
             raise
         finally:
             if trial:

@@ -74,7 +74,7 @@ class JsonClient:
         self.url = check_url(url)
         self.limits = limits
         self.rates = rates
-        self.breaker = Breaker(limits.failures, limits.pause_s)
+        self.breaker = Breaker(url, limits.failures, limits.pause_s)
         if token and sends_in_the_clear(url):
             log.warning("the endpoint %s gets its token over a connection that is not encrypted", url)
         # Compressed answers are not asked for: their size would be known too late.

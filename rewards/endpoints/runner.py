@@ -66,11 +66,14 @@ class EndpointRunner:
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint rewards", daemon=True)
         self._thread.start()
         made = asyncio.run_coroutine_threadsafe(self._make(values), self._loop)
-        try:
-            made.result()
-        except RewardError:
+        problem = made.exception()
+        if problem is not None:
             self.close()
-            raise
+            if isinstance(problem, RewardError):
+                raise problem
+            raise RewardError(
+                f"an endpoint reward can't be made: {type(problem).__name__}: {redact(str(problem))}"
+            ) from problem
 
     def close(self) -> None:
         """Gives up what is under way. May be called twice."""
@@ -93,13 +96,10 @@ class EndpointRunner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def limit_s(self, units: Sequence[Unit]) -> float:
-        """Longest that `score` may take for these, with what is under way now, in seconds."""
-        counts = Counter(self.terms[unit.term].version for unit in units) + self._busy
-        return (
-            max([self._endpoints[version].limit_s(count) for version, count in counts.items()], default=0.0)
-            + ALLOWANCE_S
-        )
+    def limit_s(self, samples: int) -> float:
+        """Longest that scoring this many with every term may take, on top of what is under way now, in seconds."""
+        limits = [one.limit_s(samples + self._busy[version]) for version, one in self._endpoints.items()]
+        return max(limits, default=0.0) + ALLOWANCE_S
 
     def costs(self) -> dict[str, Cost]:
         """What the terms have cost so far, by name; terms that cost nothing are left out."""

@@ -142,7 +142,9 @@ def test_retry_after_may_be_a_date() -> None:
     assert [client_module._retry_after_s(value) for value in (None, "", "soon", "nan", "2.5")] == [None] * 4 + [2.5]
 
 
-def test_the_breaker_opens_fails_fast_and_closes_again(server: EndpointServer) -> None:
+def test_the_breaker_opens_fails_fast_and_closes_again(
+    server: EndpointServer, caplog: pytest.LogCaptureFixture
+) -> None:
     limits = CallLimits(timeout_s=0.4, attempts=1, answer_bytes=1000, failures=3, pause_s=0.3)
     server.script = scripted(Answer("broken", status=500))
 
@@ -150,6 +152,7 @@ def test_the_breaker_opens_fails_fast_and_closes_again(server: EndpointServer) -
         for _ in range(3):
             assert isinstance(await failure(client), EndpointFailed)
         assert client.breaker.state == "opened"
+        assert f"the endpoint {server.url} is left alone for 0.3 s: it answered 500" in caplog.text
         began = time.monotonic()
         errors = [await failure(client) for _ in range(50)]
         assert time.monotonic() - began < 0.2

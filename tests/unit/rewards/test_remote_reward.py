@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,6 +165,13 @@ def test_a_service_that_is_down_fails_fast_with_its_reason(server: EndpointServe
     assert all(outcome.score is None for outcome in outcomes)
     assert outcomes[0].reason.startswith("remote can't be reached: ConnectError")
     assert "because 3 calls in a row failed (the last one can't be reached" in outcomes[-1].reason
+
+
+def test_one_that_is_published_under_a_name_of_its_own_speaks_under_it(server: EndpointServer) -> None:
+    server.script = lambda _: results({"error": "no clip"})
+    term = replace(resolve(RewardTerm("remote", 1.0, "any", {"url": server.url})), name="pitch", function="remote")
+    with EndpointRunner([term]) as runner:
+        assert runner.score([line()], [Unit(0, 0)])[0].reason == "pitch reports an error: no clip"
 
 
 def test_a_silent_service_is_given_up(server: EndpointServer) -> None:
