@@ -6,6 +6,7 @@ started here is stopped by `stop`, also after a failure half-way; specifications
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from orchestrator.seeds import derive
 from orchestrator.specs import engine_spec, trainer_spec
 from orchestrator.stages.scoring import Scored, ThinkTokens, pause_on_failing_reward, score
 from orchestrator.tracking import RunTracker
-from rewards import ResolvedReward, RewardService, Verdict
+from rewards import ResolvedReward, RewardService, Verdict, read_costs
 from rollout import (
     AudioRef,
     FeatureCache,
@@ -70,7 +71,9 @@ class Parts:
         vocabulary = self.tokenizer.get_vocab()
         self.think = ThinkTokens(vocabulary["<think>"], vocabulary["</think>"])
         self.trainer = TrainerGroup(trainer_spec(config, model_path), config.actor.step_timeout_s)
-        self.rewards = RewardService(reward)
+        self.costs_file = directory.root / "reward_costs.jsonl"
+        spec = dataclasses.replace(reward.spec, costs_file=str(self.costs_file))
+        self.rewards = RewardService(dataclasses.replace(reward, spec=spec))
         self._prompts: dict[str, Prompt] = {}
         self.pool: RolloutPool
         self.ledger: Ledger
@@ -152,6 +155,16 @@ class Parts:
         pause_on_failing_reward(scored, self.rewards.spec, self.config.reward.max_invalid_share, prefix)
         members = iter(scored)
         return [[next(members) for _ in group] for group in groups]
+
+    def reward_costs(self) -> dict[str, float]:
+        """What judges and other paid servers have cost this run so far, as metrics; empty without any."""
+        if not self.costs_file.exists():
+            return {}
+        return {
+            f"reward/{name}/total_{what}": float(getattr(cost, what))
+            for name, cost in read_costs(self.costs_file).items()
+            for what in ("requests", "tokens_in", "tokens_out", "money")
+        }
 
     def publish(self, version: int) -> None:
         """The trainer's weights into every engine, confirmed by version and checksum."""

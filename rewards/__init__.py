@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "bundle": ["Bundle"],
         "comparison": ["Difference"],
         "composition": ["applicable", "check_spec", "compose", "modality_of"],
+        "endpoints.base": ["Endpoint"],
+        "endpoints.ledger": ["Cost", "read_costs"],
         "errors": ["RewardError"],
         "functions.perceptions": ["Claim", "ClaimKind", "stated_claims", "true_share"],
         "functions.references": ["reference_faults"],

@@ -9,12 +9,38 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewards.bundle import Bundle, decode_bundle
 from rewards.errors import RewardError
 
+if TYPE_CHECKING:
+    from rewards.registry import ResolvedTerm
+
 BUNDLE_FILE = "bundle.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BundleCopy:
+    """A bundle on its way to another machine. file: its bundle file there; hash, data: as it was published."""
+
+    file: str
+    hash: str
+    data: bytes
+
+    def restore(self) -> None:
+        """Writes it unless it is there. Raises RewardError."""
+        materialise(decode_bundle(self.data, self.hash, self.file), Path(self.file).parent.parent)
+
+
+def copy_of(term: ResolvedTerm) -> BundleCopy | None:
+    """What a resolved term runs, None when that is installed or is a server. Raises RewardError."""
+    if not term.published or term.endpoint:
+        return None
+    bundle = read_bundle(Path(term.file), term.published)
+    return BundleCopy(term.file, term.published, bundle.encode())
 
 
 def materialise(bundle: Bundle, folder: Path) -> Path:

@@ -34,11 +34,14 @@ class RewardWorker:
     """The actor: a thin shell around a term runner."""
 
     def __init__(self, reward: ResolvedReward, terms: Mapping[int, ResolvedTerm]) -> None:
+        self._bundles = reward.bundles
         self._runner = TermRunner(terms, reward.spec, reward.sys_path)
 
     def start(self, samples: int) -> tuple[str, float]:
         """Loads every function; what went wrong, or nothing, and the longest that endpoints may take for `samples`."""
         try:
+            for bundle in self._bundles:
+                bundle.restore()
             self._runner.start()
         except RewardError as error:
             return str(error), 0.0

@@ -80,7 +80,8 @@ class RewardSpec:
     """The whole reward of an experiment.
 
     Limits of one sample in one function: timeout_s wall, cpu_s CPU time (0: as timeout_s). Limits of a scoring process:
-    memory_mb address space, open_files descriptors, threads.
+    memory_mb address space, open_files descriptors, threads. costs_file: where judges and other servers that are paid keep
+    their ledger ("" in memory).
     """
 
     terms: tuple[RewardTerm, ...]
@@ -91,6 +92,7 @@ class RewardSpec:
     cpu_s: float = 0.0
     open_files: int = 256
     threads: int = 64
+    costs_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

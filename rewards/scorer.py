@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rewards.assembly import Assembler
+from rewards.bundle_files import BundleCopy, copy_of
 from rewards.composition import check_spec
 from rewards.messages import RewardSpec, Sample, Verdict
 from rewards.registry import ResolvedTerm, resolve
 from rewards.sandbox import Sandbox
 from rewards.term_runner import TermRunner
-from rewards.work import CACHED_ABOVE_S, Planner, Work
+from rewards.work import CACHED_ABOVE_S, LARGEST_PART, Planner, Work
 
 if TYPE_CHECKING:
     from rewards.cache import VerdictCache
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedReward:
-    """A specification with every term pinned (same order as spec.terms), and where modules are looked for."""
+    """A specification with every term pinned (same order as spec.terms), where modules are looked for, and what published terms
+    run, for machines that have not resolved them."""
 
     spec: RewardSpec
     terms: tuple[ResolvedTerm, ...]
     sys_path: tuple[str, ...]
+    bundles: tuple[BundleCopy, ...] = ()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -50,7 +53,8 @@ def resolve_reward(spec: RewardSpec, store: PublishedStore | None = None, *, res
     """
     check_spec(spec)
     terms = tuple(resolve(term, store, resumed=resumed) for term in spec.terms)
-    return ResolvedReward(spec, terms, tuple(path for path in sys.path if path))
+    bundles = tuple({copy.hash: copy for copy in map(copy_of, terms) if copy is not None}.values())
+    return ResolvedReward(spec, terms, tuple(path for path in sys.path if path), bundles)
 
 
 class Scorer:
@@ -95,9 +99,8 @@ class Scorer:
     def score(self, samples: Sequence[Sample]) -> list[Verdict]:
         """One verdict a sample, in order. Raises RewardError only when scoring processes can't be kept running."""
         verdicts: list[Verdict] = []
-        size = self._planner.largest_part
-        for start in range(0, len(samples), size):
-            work = Work(self._planner, samples[start : start + size])
+        for start in range(0, len(samples), LARGEST_PART):
+            work = Work(self._planner, samples[start : start + LARGEST_PART])
             for task in work.tasks:
                 work.settle(task, self.runner.score(task.job))
             verdicts += work.verdicts()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -27,11 +28,14 @@ from rewards.secrets import gather, redact
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Every term on every sample. terms: places in the specification; block: the samples, as by `pack_block`."""
+    """Every term on every sample. terms: places in the specification; blocks: the samples, `(how many, pack_block of them)`."""
 
     terms: tuple[int, ...]
-    count: int
-    block: bytes
+    blocks: tuple[tuple[int, bytes], ...]
+
+    @property
+    def count(self) -> int:
+        return sum(count for count, _ in self.blocks)
 
 
 class Bench(Protocol):
@@ -53,12 +57,14 @@ class Group:
     def score(self, job: Job, places: Sequence[int]) -> Column:
         """Sample by sample, for each the terms in the order of `places`."""
         terms = [self.own[place] for place in places]
-        if isinstance(self.bench, Sandbox):
-            found = self.bench.score_block(job.block, job.count, terms)
-            column = Column(found.scores, found.seconds, found.odd)
-        else:
-            units = [Unit(i, term) for i in range(job.count) for term in terms]
-            column = Column.of(self.bench.score(BlockLines(job.block), units))
+        column = Column.empty(0)
+        for count, block in job.blocks:
+            if isinstance(self.bench, Sandbox):
+                found = self.bench.score_block(block, count, terms)
+                column.extend(Column(found.scores, found.seconds, found.odd))
+            else:
+                units = [Unit(i, term) for i in range(count) for term in terms]
+                column.extend(Column.of(self.bench.score(BlockLines(block), units)))
         if self.secret:
             column.odd = {i: _redacted(outcome) for i, outcome in column.odd.items()}
         return column
@@ -88,6 +94,7 @@ class TermRunner:
     def __init__(self, terms: Mapping[int, ResolvedTerm], spec: RewardSpec, sys_path: Sequence[str]) -> None:
         self._terms = dict(terms)
         self._limits = limits_of(spec)
+        self._costs = Path(spec.costs_file) if spec.costs_file else None
         self._sys_path = tuple(sys_path)
         self._groups: list[Group] = []
         self._threads: list[ThreadPoolExecutor] = []
@@ -150,7 +157,7 @@ class TermRunner:
             if endpoint:
                 from rewards.endpoints.runner import EndpointRunner
 
-                bench = EndpointRunner(terms)
+                bench = EndpointRunner(terms, costs=self._costs)
             else:
                 environment = gather(secrets)
                 bench = Sandbox(

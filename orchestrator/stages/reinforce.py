@@ -189,7 +189,7 @@ class Reinforce:
     def record(
         self, number: int, scored: Sequence[Scored], training: dict[str, float], difference: float | None, clock: Clock
     ) -> dict[str, Any]:
-        metrics = update_metrics(scored, training, self.parts.rewards.spec)
+        metrics = update_metrics(scored, training, self.parts.rewards.spec) | self.parts.reward_costs()
         metrics["weights_version"] = float(self.version)
         if difference is not None:
             metrics["probe/max_abs_diff"] = difference

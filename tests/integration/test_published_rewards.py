@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from redis_room import RedisRoom
 
 from rewards import Bundle, PublishedStore, RewardError, RewardSpec, RewardTerm, Sample, Scorer
 from rewards.lab import bundle_file, publish, remote_bundle
+from rewards.lanes import RewardWorker
 from rewards.registry import resolve
 from rewards.scorer import resolve_reward
 
@@ -228,3 +230,18 @@ def test_an_entry_that_was_changed_in_redis_is_never_run(
         client.hset("{mgrd:rewards}:bundles", digest, made.encode().replace(b"<=", b">="))
     with pytest.raises(RewardError, match=r"its content gives sha256:.*it was changed"):
         store.get(digest)
+
+
+def test_a_machine_that_has_not_resolved_a_published_reward_gets_a_copy_of_it(
+    store: PublishedStore, tmp_path: Path
+) -> None:
+    store.publish(bundle(tmp_path / "mine"), tag="stable")
+    spec = RewardSpec((term("stable"),), timeout_s=5.0, memory_mb=1024, workers=1)
+    reward = resolve_reward(spec, store)
+    shutil.rmtree(Path(reward.terms[0].file).parent)  # as on a machine that has never seen it
+    worker = RewardWorker(reward, dict(enumerate(reward.terms)))
+    try:
+        assert worker.start(1)[0] == ""
+        assert Path(reward.terms[0].file).is_file()
+    finally:
+        worker.close()
