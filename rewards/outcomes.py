@@ -49,6 +49,12 @@ class Column:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def extend(self, other: Column) -> None:
+        """Puts another's samples behind these."""
+        self.odd |= {len(self) + i: outcome for i, outcome in other.odd.items()}
+        self.scores.extend(other.scores)
+        self.seconds.extend(other.seconds)
+
     def part(self, first: int, step: int) -> Column:
         """Every step-th position from `first`."""
         odd = {i // step: outcome for i, outcome in self.odd.items() if i % step == first} if self.odd else {}

@@ -8,34 +8,37 @@ the original before any of their scores counts: where a function has changed it,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
+from operator import sub
 from typing import TYPE_CHECKING, Any
 
 from rewards.sample_block import Block, give_question
-from rewards.sandbox_wire import SCORED
+from rewards.sandbox_wire import SCORED, Board
 
 if TYPE_CHECKING:
     from rewards.messages import Sample
     from rewards.sandbox_calls import Caller
 
-INFINITY = float("inf")
+PLAIN = {float}
 
 
 def run_block(caller: Caller, block: Block, terms: Sequence[int]) -> None:
     """Unit i * len(terms) + k is sample i for terms[k]. Raises OutOfMemory when a function used up the memory."""
+    step = len(terms)
     for k, term in enumerate(terms):
         samples = block.bare_samples()
         for start, stop, place in block.runs():
             question = block.question(place)
-            positions = range(start * len(terms) + k, stop * len(terms) + k, len(terms))
-            for sample in samples[start:stop]:
+            run = samples[start:stop]
+            for sample in run:
                 give_question(sample, question)
-            run = _Run(caller, term, positions)
-            run.score(samples[start:stop])
+            positions = range(start * step + k, stop * step + k, step)
+            values, seconds = _called(caller, term, positions, run)
             if not _intact(block, question, place):
-                run = _Run(caller, term, positions)
-                run.score(map(block.sample, range(start, stop)))
-            run.count()
+                values, seconds = _called(caller, term, positions, map(block.sample, range(start, stop)))
+            _count(caller, term, positions, values, seconds)
 
 
 def _intact(block: Block, question: dict[str, Any], place: int) -> bool:
@@ -45,52 +48,47 @@ def _intact(block: Block, question: dict[str, Any], place: int) -> bool:
         return False
 
 
-class _Run:
-    """Calls of one function in a row; nothing counts before `count`."""
+class _Raised:
+    """Stands for a value where a call raised."""
 
-    def __init__(self, caller: Caller, term: int, positions: Sequence[int]) -> None:
-        self._caller = caller
-        self._term = term
-        self._positions = positions
-        self._plain: list[int] = []
-        self._returned: list[tuple[int, Any]] = []
-        self._raised: list[tuple[int, BaseException]] = []
+    def __init__(self, error: BaseException) -> None:
+        self.error = error.with_traceback(None)
 
-    def score(self, samples: Any) -> None:
-        caller, plain = self._caller, self._plain
-        board, alarms, clock = caller.board, caller.alarms, time.perf_counter
-        cells, scores, seconds = board.cells, board.scores, board.seconds
-        call: Callable[[Sample], Any] = caller.terms[self._term].call
-        before = clock()
-        for position, sample in zip(self._positions, samples, strict=True):
-            cells[0] = position
-            try:
-                value = call(sample)
-            except BaseException as error:  # noqa: BLE001  foreign code: even SystemExit is only a failed score
-                now = clock()
-                if isinstance(error, MemoryError):
-                    caller.failed(position, self._term, error)
-                self._raised.append((position, error.with_traceback(None)))
-            else:
-                now = clock()
-                if type(value) is float and -INFINITY < value < INFINITY:
-                    scores[position] = value
-                    plain.append(position)
-                else:
-                    self._returned.append((position, value))
-            seconds[position] = now - before
-            before = now
-            if alarms.touched:
-                alarms.undo()
 
-    def count(self) -> None:
-        """Notes what came of the calls."""
-        status, cells = self._caller.board.status, self._caller.board.cells
-        for position in self._plain:
-            status[position] = SCORED
-        for position, value in self._returned:
-            cells[0] = position
-            self._caller.settle(position, self._term, value)
-        for position, error in self._raised:
-            cells[0] = position
-            self._caller.failed(position, self._term, error)
+def _called(
+    caller: Caller, term: int, positions: Sequence[int], samples: Iterable[Sample]
+) -> tuple[list[Any], list[float]]:
+    """What each call returned or raised, and its seconds; nothing counts before `_count`. Raises OutOfMemory."""
+    cells, alarms, clock = caller.board.cells, caller.alarms, time.perf_counter
+    call: Callable[[Sample], Any] = caller.terms[term].call
+    values: list[Any] = []
+    times = [clock()]
+    for position, sample in zip(positions, samples, strict=True):
+        cells[0] = position
+        try:
+            values.append(call(sample))
+        except BaseException as error:  # noqa: BLE001  foreign code: even SystemExit is only a failed score
+            if isinstance(error, MemoryError):
+                caller.failed(position, term, error)
+            values.append(_Raised(error))
+        times.append(clock())
+        if alarms.touched:
+            alarms.undo()
+    return values, list(map(sub, times[1:], times))
+
+
+def _count(caller: Caller, term: int, positions: range, values: list[Any], seconds: list[float]) -> None:
+    """Notes what came of calls."""
+    board = caller.board
+    whole = slice(positions.start, positions.stop, positions.step)
+    board.seconds[whole] = array("d", seconds)
+    if set(map(type, values)) == PLAIN and all(map(isfinite, values)):
+        board.scores[whole] = array("d", values)
+        board.status[whole] = bytes((SCORED,)) * len(values)
+        return
+    for position, value in zip(positions, values, strict=True):
+        board.cells[Board.RUNNING] = position
+        if type(value) is _Raised:
+            caller.failed(position, term, value.error)
+        else:
+            caller.settle(position, term, value)

@@ -36,6 +36,8 @@ from rewards.sandbox_wire import (
     unpack_block_request,
 )
 
+YOUNG_OBJECTS = 10_000  # before garbage is looked for: above what a request's samples are, since these are no garbage
+
 
 class Ends:
     """The child's ends of the pipes, and the board."""
@@ -109,6 +111,7 @@ def start(ends: Ends, parent: int) -> Caller | None:
         alarms.undo()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     ends.write("")
     return Caller(terms, ends.board, setup.limits, alarms, ends.tell)
 

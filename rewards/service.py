@@ -23,14 +23,15 @@ from rewards.errors import RewardError
 from rewards.lanes import Call, Lane, close_all
 from rewards.messages import RewardSpec, Sample, Verdict
 from rewards.scorer import ResolvedReward, resolve_reward
-from rewards.work import CACHED_ABOVE_S, Planner, Work
+from rewards.work import CACHED_ABOVE_S, LARGEST_PART, Planner, Work
 
 if TYPE_CHECKING:
     from rewards.published import PublishedStore
 
 FIRST_PART = 64  # samples, until it is known how long they take
 SMALLEST_PART = 16
-PART_S = 0.1  # of work in a part: short enough that a slow sample delays few others
+PART_S = 0.1  # of work in a part: a call costs 3 ms of CPU time; a slow sample delays what is behind it in its part
+LEAST_SHARE = 0.1  # of that, for the last parts of a batch
 SPEED_WEIGHT = 0.5  # of the newest part in the mean
 log = logging.getLogger(__name__)
 
@@ -90,9 +91,9 @@ class RewardService:
         endpoints = {i: term for i, term in terms.items() if term.endpoint}
         if functions:
             names = [f"reward worker {i}" for i in range(self.spec.workers)]
-            self._lanes = [Lane(name, self.reward, functions, self._planner.largest_part) for name in names]
+            self._lanes = [Lane(name, self.reward, functions, LARGEST_PART) for name in names]
         if endpoints:
-            self._lanes.append(Lane("the endpoint worker", self.reward, endpoints, self._planner.largest_part))
+            self._lanes.append(Lane("the endpoint worker", self.reward, endpoints, LARGEST_PART))
         for lane in self._lanes:
             lane.start()
         for lane in self._lanes:
@@ -181,10 +182,11 @@ class RewardService:
                 batch.take(call.part, call.start)
 
     def _part_size(self, left: int) -> int:
-        """Samples of the next part: as many as take PART_S, but no more than leave work for every lane."""
-        wanted = FIRST_PART if not self._seconds else round(PART_S / self._seconds)
-        share = -(-left // (2 * len(self._lanes)))
-        return min(left, self._planner.largest_part, max(SMALLEST_PART, min(wanted, share)))
+        """Samples of the next part: as many as take PART_S, fewer where that leaves a lane without work."""
+        wanted = round(PART_S / self._seconds) if self._seconds else FIRST_PART
+        least = max(SMALLEST_PART, round(wanted * LEAST_SHARE))
+        share = -(-left // len(self._lanes))
+        return min(left, LARGEST_PART, max(least, min(wanted, share)))
 
     def _note_speed(self, samples: int, seconds: float) -> None:
         each = seconds / samples

@@ -23,7 +23,7 @@ from rewards.sandbox_wire import CAPACITY, Outcome
 from rewards.term_runner import Job
 
 CACHED_ABOVE_S = 1e-4  # asking Redis costs a tenth of that; a faster function is sooner run than looked up
-LARGEST_PART = 1024  # samples: a call costs as much as twenty fast functions; beyond this that is no longer felt
+LARGEST_PART = 8192  # samples: bounds what is encoded at once, and what waits behind a sample that hangs
 SECONDS_WEIGHT = 0.1  # of the newest job in a function's mean
 _EMPTY = Column.empty(0)  # stands for a column that is on its way as a whole
 log = logging.getLogger(__name__)
@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 class Planner:
     """What all parts of all batches share: the plan of the specification, the cache, how long functions take.
 
-    cached_above_s: functions that take less on average are not looked up (0: all are); largest_part: samples whose units fit into
-    one request of a scoring process.
+    cached_above_s: functions that take less on average are not looked up (0: all are).
     """
 
     def __init__(
@@ -45,8 +44,7 @@ class Planner:
     ) -> None:
         self.assembler = assembler
         self.endpoints = frozenset(i for i, term in enumerate(terms) if term.endpoint)
-        functions = max(1, len(terms) - len(self.endpoints))
-        self.largest_part = max(1, min(LARGEST_PART, CAPACITY // functions))
+        self._block = max(1, CAPACITY // max(1, len(terms) - len(self.endpoints)))
         self.cache = cache
         self.cached_above_s = cached_above_s
         self._prefixes = {i: term_prefix(term) for i, term in enumerate(terms) if may_be_kept(term)}
@@ -61,6 +59,11 @@ class Planner:
             for term in terms
             if term in self._prefixes and self._seconds.get(term, math.inf) >= self.cached_above_s
         }
+
+    def blocks_of(self, samples: Sequence[Sample]) -> tuple[tuple[int, bytes], ...]:
+        """For a job: as many samples in each as fit into one request of a scoring process."""
+        parts = [samples[i : i + self._block] for i in range(0, len(samples), self._block)]
+        return tuple((len(part), pack_block(part)) for part in parts)
 
     def note_seconds(self, term: int, column: Column) -> None:
         ran = [value for value in column.seconds if not math.isnan(value)]
@@ -144,29 +147,29 @@ class Work:
 
     def _add(self, group: Group, at: list[int], samples: list[Sample]) -> None:
         keys = self._planner.keys_of(group.terms)
-        at, samples, block, lines = self._encoded(at, samples, bool(keys))
+        at, samples, blocks, lines = self._encoded(at, samples, bool(keys))
         if not at:
             return
         opened = _Open(group, at, [_EMPTY] * len(group.terms))
         self._open.append(opened)
         if not keys:
-            self._add_tasks(opened, group.terms, None, len(at), block)
+            self._add_tasks(opened, group.terms, None, blocks)
             return
         opened.columns = [Column.empty(len(at)) for _ in group.terms]
         opened.digests = [sample_digest(line) for line in lines]
         for terms, among in self._missing(opened, keys).items():
             if len(among) == len(at):
-                self._add_tasks(opened, terms, None, len(at), block or pack_block(samples))
+                self._add_tasks(opened, terms, None, self._planner.blocks_of(samples))
             else:
-                self._add_tasks(opened, terms, among, len(among), pack_block([samples[i] for i in among]))
+                self._add_tasks(opened, terms, among, self._planner.blocks_of([samples[i] for i in among]))
 
     def _add_tasks(
-        self, opened: _Open, terms: Sequence[int], among: list[int] | None, count: int, block: bytes
+        self, opened: _Open, terms: Sequence[int], among: list[int] | None, blocks: tuple[tuple[int, bytes], ...]
     ) -> None:
         for endpoint in (False, True):
             chosen = tuple(term for term in terms if (term in self._planner.endpoints) is endpoint)
             if chosen:
-                self.tasks.append(Task(Job(chosen, count, block), endpoint, opened, among))
+                self.tasks.append(Task(Job(chosen, blocks), endpoint, opened, among))
                 self._left += 1
 
     def _missing(self, opened: _Open, keys: Mapping[int, bytes]) -> dict[tuple[int, ...], list[int]]:
@@ -191,12 +194,12 @@ class Work:
 
     def _encoded(
         self, at: list[int], samples: list[Sample], as_lines: bool
-    ) -> tuple[list[int], list[Sample], bytes, list[bytes]]:
-        """What can be encoded, with its positions; the rest gets its verdict. As lines where a cache is asked, else as a block."""
+    ) -> tuple[list[int], list[Sample], tuple[tuple[int, bytes], ...], list[bytes]]:
+        """What can be encoded, with its positions; the rest gets its verdict. As lines where a cache is asked, else as blocks."""
         try:
             if as_lines:
-                return at, samples, b"", encode_lines(samples).splitlines()
-            return at, samples, pack_block(samples), []
+                return at, samples, (), encode_lines(samples).splitlines()
+            return at, samples, self._planner.blocks_of(samples), []
         except (TypeError, ValueError, OverflowError):
             log.info("a batch of samples can't be encoded as a whole; they are tried one by one")
         good = []
@@ -206,6 +209,4 @@ class Work:
                 good.append((i, sample))
             except (TypeError, ValueError, OverflowError) as error:
                 self._verdicts[i] = Verdict.invalid(f"the sample can't be handed to reward functions: {error}")
-        return (
-            self._encoded([i for i, _ in good], [sample for _, sample in good], as_lines) if good else ([], [], b"", [])
-        )
+        return self._encoded([i for i, _ in good], [sample for _, sample in good], as_lines)
