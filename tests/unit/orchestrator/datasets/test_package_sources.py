@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ ICONS = next(p for p in PACKAGES if p.name == "sound-icons")
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
 
 
-def make_deb(folder: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
+def make_deb(
+    folder: Path, files: dict[str, bytes], links: dict[str, str] | None = None, programs: Iterable[str] = ()
+) -> Path:
     tree = folder / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN" / "control").write_text(
@@ -32,6 +35,8 @@ def make_deb(folder: Path, files: dict[str, bytes], links: dict[str, str] | None
     for name, target in (links or {}).items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).symlink_to(target)
+    for name in programs:
+        (tree / name).chmod(0o755)
     archive = folder / "testsounds_1%3a1.0-1_all.deb"
     subprocess.run(["dpkg-deb", "--root-owner-group", "-b", str(tree), str(archive)], check=True, capture_output=True)
     return archive
@@ -70,6 +75,17 @@ def test_only_wanted_files_and_inner_links_are_unpacked_and_stamped(tmp_path: Pa
     assert (source.path / "usr/share/s/link.wav").read_bytes() == b"c"
     assert source.version == "1:1.0-1"
     assert source.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+@needs_dpkg
+def test_a_program_can_be_run_after_unpacking_and_a_recording_is_none(tmp_path: Path) -> None:
+    archive = make_deb(
+        tmp_path, {"usr/bin/speak": b"#!/bin/sh\necho spoken\n", "usr/share/s/a.wav": b"a"}, programs=["usr/bin/speak"]
+    )
+    (tmp_path / "sources").mkdir()
+    source = sources._unpack(package(wanted=("*/bin/speak", "*.wav")), archive, tmp_path / "sources")
+    assert subprocess.run([source.path / "usr/bin/speak"], capture_output=True, check=True).stdout == b"spoken\n"
+    assert not os.access(source.path / "usr/share/s/a.wav", os.X_OK)
 
 
 @needs_dpkg
