@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.datasets import load_questions
 from orchestrator.progress import ProgressView
-from rollout import Question
+from rollout import BASE_DIR, Question
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
     train_file, held_out_file = paths.train_file(config), paths.held_out_file(config)
     if not (train_file.is_file() and held_out_file.is_file()):
         build(config.data.build, paths.data_dir(config), config.data.build_seed, progress)
+    if config.data.build == "acoustic_qa" and not (config.data.train or config.data.held_out or config.model.path):
+        note_other_recordings(paths.data_dir(config), progress)
     return Questions(
         train=named(load_questions(train_file), "" if config.data.train else config.data.build, train_file),
         held_out=named(load_questions(held_out_file), "" if config.data.held_out else config.data.build, held_out_file),
@@ -45,6 +48,21 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
         train_digest=_digest(train_file),
         held_out_digest=_digest(held_out_file),
     )
+
+
+def note_other_recordings(folder: Path, progress: ProgressView) -> None:
+    """Say so when the data set was cut from other recordings than the shipped base learnt from: then what is held out here may
+    not have been held out there, and figures differ from the published ones."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return
+    here = json.loads(manifest.read_text(encoding="utf-8")).get("bank_sha256", "")
+    base = json.loads((BASE_DIR / "manifest.json").read_text(encoding="utf-8"))["data"]["bank"]
+    if here != base:
+        progress.note(
+            f"the recordings of {folder} (bank {here[:12]}) are not those the shipped base learnt from (bank {base[:12]}): some "
+            "packages are missing or have another version; what is held out here may not have been held out there"
+        )
 
 
 def named(questions: Sequence[Question], name: str, file: Path) -> list[Question]:

@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "prompts": ["PromptBuilder", "PromptError"],
         "model": [
+            "BASE_DIR",
             "CheckpointError",
             "ModelError",
             "StepAudio2Config",

@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "lengths": ["AudioLengths", "lengths_from_mel", "lengths_from_samples", "max_samples", "patch_count"],
         "presets": ["preset_config"],
         "reference": ["StepAudio2ForCausalLM", "random_checkpoint", "trainable_parameters"],
-        "resolve": ["ModelError", "resolve_model"],
+        "resolve": ["BASE_DIR", "ModelError", "resolve_model"],
         "tokenizer": ["load_tokenizer", "special_ids", "train_tokenizer"],
     },
 )
