@@ -1,7 +1,8 @@
 """A Ray actor that runs terms, as the service sees it: calls in order, a limit for each, another actor in place of a lost one.
 
 Neighbours: `service` decides what goes where; `term_runner` is what the actor holds.
-Invariants: no call waits longer than its jobs may take if every unit in them hangs; a lost actor loses nothing but its process:
+Invariants: no call waits longer than its job may take if every unit in it hangs, nor longer than one unit may take on an actor in
+which nothing moves; a lost actor loses nothing but its process:
 its calls are handed back.
 """
 
@@ -25,6 +26,8 @@ from rewards.work import Task, Work
 
 KILL_ALLOWANCE_S = 1.0  # for killing a process and starting the next, a unit that hangs
 CALL_ALLOWANCE_S = 30.0  # for Ray itself on a loaded machine
+WATCH = "watch"  # Ray's name of the thread that answers `sign`
+WATCH_S = 10.0  # between two looks at a lane that has been busy for so long
 CLOSE_LIMIT_S = 10.0
 SANDBOX_DEPTH = 2  # calls of a lane: one runs, one is there already when it ends
 ENDPOINT_DEPTH = 8  # run at once; how many requests that makes is the endpoint's own affair
@@ -51,6 +54,11 @@ class RewardWorker:
         """Columns and the seconds it took."""
         began = time.perf_counter()
         return self._runner.score(job), time.perf_counter() - began
+
+    @ray.method(concurrency_group=WATCH)
+    def sign(self) -> list[tuple[int, ...]]:
+        """Answered beside `score`; changes while there is progress."""
+        return [sandbox.sign for sandbox in self._runner.sandboxes]
 
     def close(self) -> None:
         self._runner.close()
@@ -82,6 +90,9 @@ class Lane:
         self._arguments = (reward, dict(terms))
         self._actor = self._create()
         self._starting: Any = None
+        self._sign: Any = None  # asked for
+        self._last_sign: Any = None
+        self._moved_at = 0.0
 
     @property
     def free(self) -> bool:
@@ -103,6 +114,8 @@ class Lane:
 
     def send(self, call: Call) -> None:
         """Puts a call behind those that are on their way."""
+        if not self.calls:
+            self._moved_at = time.monotonic()
         call.result = self._actor.score.remote(call.task.job)
         before = self.calls[-1].deadline if self.calls and not self.endpoint else 0.0
         call.deadline = max(before, time.monotonic()) + self.limit_s(call.task.job)
@@ -124,10 +137,33 @@ class Lane:
         except RayError as error:
             return None, f"its actor died ({type(error).__name__})"
 
+    def stalled(self) -> str:
+        """Why the actor must be replaced although its calls are not overdue: it gives no sign, or always the same one."""
+        now = time.monotonic()
+        if not self.calls or now - self._moved_at < WATCH_S:
+            return ""
+        if self._sign is None:
+            self._sign = self._actor.sign.remote()
+        if ray.wait([self._sign], timeout=0)[0]:
+            try:
+                sign = ray.get(self._sign)
+            except RayError as error:
+                return f"its actor died ({type(error).__name__})"
+            self._sign = None
+            if sign != self._last_sign:
+                self._last_sign, self._moved_at = sign, now
+        waited_s = now - self._moved_at
+        return f"nothing has moved in it for {waited_s:.0f} s" if waited_s > self.stall_limit_s else ""
+
+    @property
+    def stall_limit_s(self) -> float:
+        """Longest time without a sign: a unit that hangs, a process that starts."""
+        return (self._endpoint_limit_s or self._unit_limit_s) + START_LIMIT_S + CALL_ALLOWANCE_S
+
     def replace(self) -> list[Call]:
         """Another actor; the calls of the lost one, and those that may have been running have one more loss."""
         ray.kill(self._actor)
-        self._actor = self._create()
+        self._actor, self._sign = self._create(), None
         lost, self.calls = self.calls, []
         for call in lost if self.endpoint else lost[:1]:
             call.losses += 1
@@ -135,8 +171,12 @@ class Lane:
 
     def _create(self) -> Any:
         # No CPU is reserved: rewards are scored while engines and trainer wait for them.
-        options = {"num_cpus": 0, "max_concurrency": self._depth if self.endpoint else 1}
-        return ray.remote(RewardWorker).options(**options).remote(*self._arguments)
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "max_concurrency": self._depth if self.endpoint else 1,
+            "concurrency_groups": {WATCH: 1},
+        }
+        return ray.remote(**options)(RewardWorker).remote(*self._arguments)
 
     def ask_to_close(self) -> Any:
         return self._actor.close.remote()

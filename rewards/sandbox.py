@@ -63,6 +63,12 @@ class Sandbox:
         """Process id of the running scoring process, which is also its process group."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def sign(self) -> tuple[int, ...]:
+        """Changes while units are worked on, with the next one at the latest; may be read from any thread."""
+        process = self._process
+        return (self.processes_started, *(process.sign if process is not None else ()))
+
     def start(self) -> None:
         """Raises RewardError when no process can be started."""
         self._live()

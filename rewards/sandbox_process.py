@@ -251,6 +251,11 @@ class ScoringProcess:
             raise BrokenChannel("wrote an endless answer")
         return lines
 
+    @property
+    def sign(self) -> tuple[int, int, int]:
+        """Changes while units are worked on; may be read from any thread."""
+        return self.units_done, self._board.cells[Board.RUNNING], self._board.cells[Board.BEAT]
+
     def is_gone(self) -> bool:
         return self._process.poll() is not None
 

@@ -20,7 +20,7 @@ import ray
 from rewards.assembly import Assembler
 from rewards.cache import CacheCounts, VerdictCache
 from rewards.errors import RewardError
-from rewards.lanes import Call, Lane, close_all
+from rewards.lanes import WATCH_S, Call, Lane, close_all
 from rewards.messages import RewardSpec, Sample, Verdict
 from rewards.scorer import ResolvedReward, resolve_reward
 from rewards.work import CACHED_ABOVE_S, LARGEST_PART, Planner, Work
@@ -152,7 +152,7 @@ class RewardService:
         """Waits for the first call that ends, or is overdue, and takes what has ended."""
         lane_of = {call.result: (lane, call) for lane in self._lanes for call in lane.calls}
         first_deadline = min(call.deadline for _, call in lane_of.values())
-        done, _ = ray.wait(list(lane_of), timeout=max(0.0, first_deadline - time.monotonic()))
+        done, _ = ray.wait(list(lane_of), timeout=max(0.0, min(WATCH_S, first_deadline - time.monotonic())))
         overdue = [r for r, (_, call) in lane_of.items() if r not in done and call.deadline <= time.monotonic()]
         for result in (*done, *overdue):
             lane, call = lane_of[result]
@@ -160,8 +160,7 @@ class RewardService:
                 continue
             scored, problem = lane.fetch(call)
             if scored is None:
-                log.warning("%s is replaced: %s", lane.name, problem)
-                self._again_or_invalid(batch, lane.replace(), problem)
+                self._replace(lane, batch, problem)
                 continue
             columns, seconds = scored
             lane.calls.remove(call)
@@ -170,9 +169,14 @@ class RewardService:
             call.part.settle(call.task, columns)
             batch.take(call.part, call.start)
 
-    def _again_or_invalid(self, batch: _Batch, calls: list[Call], problem: str) -> None:
+        for lane in self._lanes:
+            if problem := lane.stalled():
+                self._replace(lane, batch, problem)
+
+    def _replace(self, lane: Lane, batch: _Batch, problem: str) -> None:
         """When a machine goes, all its actors go: a job may meet each of them dead once, through no fault of its own."""
-        for call in reversed(calls):
+        log.warning("%s is replaced: %s", lane.name, problem)
+        for call in reversed(lane.replace()):
             if call.losses <= len(self._lanes):
                 batch.waiting[call.task.endpoint].appendleft(call)
             else:

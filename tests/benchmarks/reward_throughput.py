@@ -3,9 +3,10 @@
     python tests/benchmarks/reward_throughput.py [--choice 20000] [--math 2000] [--rounds 5] [--workers 2] [--without verl,trl]
 
 Sides: the bare functions in this process, math-verify alone, verl's reward workers and its serial reward manager, TRL's
-`accuracy_reward`, and this service (Ray, killable sandboxes) without a cache, filling one, and answered from it. Every round draws
-new answers, the same for every side, so that no side remembers them from the round before; sides follow each other within a
-round and figures are medians over rounds of the ratio within a round. CPU time is that of this process and all its
+`accuracy_reward`, and this service (Ray, killable sandboxes) without a cache, filling one, and answered from it. Every round
+draws new answers, the same for every side, so that none remembers them from the round before; what functions remember in this
+process is cleared before each side's turn, and each form of the service has processes of its own. Sides follow each other
+within a round; figures are medians over rounds of the ratio within a round. CPU time is that of this process and all its
 descendants (Ray's own processes, actors, scoring processes, Redis).
 
 The last line is one JSON object: `choice_vs_bare_per_core`, `choice_vs_verl` (wall time, against the faster of verl's two ways),
@@ -42,7 +43,6 @@ from rich.table import Table
 from rewards import RewardService, RewardSpec, RewardTerm, Sample, Verdict
 from rewards.functions.answer import answer
 from rewards.functions.mathematics import math
-from rewards.work import CACHED_ABOVE_S
 
 HANG_SET = Path(__file__).with_name("hang_set.jsonl")
 WARM_UP = 1000  # samples of each kind, from another seed: imports, first connections
@@ -75,8 +75,7 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with ExitStack() as stack:
-        service = Service(options, _redis(folder, stack))
-        stack.callback(service.shutdown)
+        service = Services(options, _redis(folder, stack), stack)
         choice = [
             Side("bare function", lambda samples: [answer(sample) for sample in samples]),
             Side("service", service.without_cache),
@@ -114,38 +113,34 @@ def _redis(folder: Path, stack: ExitStack) -> str:
     return server.url
 
 
-class Service:
-    """This service, with and without its cache; the answers' data set says which function scores them."""
+class Services:
+    """This service without a cache, with one as in runs, and with one for every function; each with processes of its own, so
+    that none remembers what another has scored. The answers' data set says which function scores them."""
 
-    def __init__(self, options: argparse.Namespace, redis_url: str) -> None:
+    def __init__(self, options: argparse.Namespace, redis_url: str, stack: ExitStack) -> None:
         terms = (
             RewardTerm("answer", 1.0, "any", dataset="benchmark_choice"),
             RewardTerm("math", 1.0, "any", dataset="benchmark_math"),
         )
-        self.redis_url = redis_url
-        self._service = RewardService(RewardSpec(terms, options.limit, 1024, options.workers))
-        self._service.start()
+        spec = RewardSpec(terms, options.limit, 1024, options.workers)
+        self._plain = RewardService(spec)
+        self._as_in_runs = RewardService(spec, redis_url=redis_url)
+        self._cached = RewardService(spec, redis_url=redis_url, cached_above_s=0.0)
+        for service in (self._plain, self._as_in_runs, self._cached):
+            stack.callback(service.shutdown)
+            service.start()
 
     def without_cache(self, samples: Sequence[Sample]) -> list[float | None]:
-        self._service.use_cache("")
-        return self.scores(samples)
+        return [verdict.score for verdict in self._plain.score(samples)]
 
     def as_in_runs(self, samples: Sequence[Sample]) -> list[float | None]:
-        self._service.use_cache(self.redis_url, CACHED_ABOVE_S)
-        return self.scores(samples)
+        return [verdict.score for verdict in self._as_in_runs.score(samples)]
 
     def cached(self, samples: Sequence[Sample]) -> list[float | None]:
-        self._service.use_cache(self.redis_url, 0.0)
-        return self.scores(samples)
-
-    def scores(self, samples: Sequence[Sample]) -> list[float | None]:
-        return [verdict.score for verdict in self._service.score(samples)]
+        return [verdict.score for verdict in self._cached.score(samples)]
 
     def verdict(self, sample: Sample) -> Verdict:
-        return self._service.score([sample])[0]
-
-    def shutdown(self) -> None:
-        self._service.shutdown()
+        return self._plain.score([sample])[0]
 
 
 def _math_verify(samples: Sequence[Sample]) -> list[float | None]:
@@ -199,6 +194,7 @@ def _rounds(
         gc.freeze()
         for side in _turned(sides, number):
             given = side.prepare(samples) if side.prepare else samples
+            _forget()
             clock.start()
             side.scores = side.score(given)
             wall, cpu = clock.stop()
@@ -206,6 +202,17 @@ def _rounds(
             side.cpu.append(cpu)
             gc.collect()
     _print_table(title, sides, count)
+
+
+def _forget() -> None:
+    """Sides in this process share what functions and sympy remember; none is to profit from another's turn."""
+    from sympy.core.cache import clear_cache
+
+    clear_cache()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("rewards.functions"):
+            for value in vars(module).values():
+                getattr(value, "cache_clear", bool)()
 
 
 def _turned(sides: Sequence[Side], number: int) -> list[Side]:
@@ -268,13 +275,12 @@ def _figures(options: argparse.Namespace, choice: Sequence[Side], mathematics: S
     return figures
 
 
-def _hang_set(service: Service, options: argparse.Namespace) -> dict[str, Any]:
+def _hang_set(service: Services, options: argparse.Namespace) -> dict[str, Any]:
     """Each string by itself, a good answer after it, and at the end the first answers once more."""
     if not HANG_SET.exists():
         return {}
-    service.without_cache(())
     before = math_samples(200, 20_000)
-    expected = service.scores(before)
+    expected = service.without_cache(before)
     table = Table(title=f"strings that hang: limit {options.limit:.1f} s")
     for column in ("string", "seconds", "until the next score, s", "verdict"):
         table.add_column(column, overflow="ellipsis", no_wrap=True)
@@ -286,7 +292,7 @@ def _hang_set(service: Service, options: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         verdict = service.verdict(Sample("hang", question, entry["reply"], "", entry["reply"], False, True, 9, 0))
         seconds = time.perf_counter() - began
-        service.scores(before[:1])
+        service.without_cache(before[:1])
         after = time.perf_counter() - began - seconds
         worst, worst_after = max(worst, seconds), max(worst_after, after)
         killed += not verdict.valid
@@ -298,7 +304,7 @@ def _hang_set(service: Service, options: argparse.Namespace) -> dict[str, Any]:
         "hang_set_max_s": worst,
         "hang_set_next_max_s": worst_after,
         "limit_s": options.limit,
-        "poisoned": sum(a != b for a, b in zip(service.scores(before), expected, strict=True)),
+        "poisoned": sum(a != b for a, b in zip(service.without_cache(before), expected, strict=True)),
     }
 
 

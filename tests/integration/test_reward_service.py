@@ -14,6 +14,8 @@ import psutil
 import pytest
 import ray
 
+import rewards.lanes as lanes
+import rewards.service as service_module
 from rewards import RewardError, RewardService, RewardSpec, RewardTerm, Sample, Scorer, Verdict
 
 SPEC = RewardSpec(
@@ -118,6 +120,37 @@ def test_an_actor_that_is_killed_is_replaced_and_its_part_scored_again(hostile: 
         verdicts = scored.result(60)
     assert [v.valid for v in verdicts] == [False] + [True] * 99
     assert "timed out" in verdicts[0].reason
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_an_actor_that_is_stopped_is_replaced_long_before_its_calls_are_due(
+    hostile: RewardService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile.score([sample(1)])
+    for module, name in ((lanes, "WATCH_S"), (service_module, "WATCH_S"), (lanes, "START_LIMIT_S")):
+        monkeypatch.setattr(module, name, 0.2)
+    monkeypatch.setattr(lanes, "CALL_ALLOWANCE_S", 1.0)
+    for process in own_processes("RewardWorker"):
+        process.suspend()
+    began = time.monotonic()
+    verdicts = hostile.score([sample(i, "sleep" if i % 40 == 0 else "good") for i in range(200)])
+    assert all(verdict.valid or "timed out" in verdict.reason for verdict in verdicts)
+    assert time.monotonic() - began < 60.0
+
+
+@pytest.mark.slow
+def test_a_long_batch_that_moves_is_not_taken_for_a_stalled_one(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((lanes, "WATCH_S"), (service_module, "WATCH_S"), (lanes, "START_LIMIT_S")):
+        monkeypatch.setattr(module, name, 0.2)
+    monkeypatch.setattr(lanes, "CALL_ALLOWANCE_S", 1.0)
+    service = RewardService(RewardSpec((RewardTerm("hostile", 1.0, "any"),), 0.3, 256, 1))
+    service.start()
+    try:
+        verdicts = service.score([sample(i, "loop") for i in range(16)])
+    finally:
+        service.shutdown()
+    assert {verdict.reason for verdict in verdicts} == {"hostile timed out after 0.3 s and was killed"}
 
 
 @pytest.mark.slow
