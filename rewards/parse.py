@@ -7,6 +7,7 @@ Invariant: pure; the format is the one of the chat template, `<think>\\n{reasoni
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rewards.messages import Sample
 from rollout.messages import FinishReason, Question, Trajectory
@@ -35,10 +36,17 @@ def split_response(text: str) -> tuple[str, str, bool]:
     return text[opened + len(THINK_OPEN) : closed].strip(), reply, well_formed
 
 
-def make_sample(question: Question, trajectory: Trajectory, *, reasoning_tokens: int | None = None) -> Sample:
+def make_sample(
+    question: Question,
+    trajectory: Trajectory,
+    *,
+    reasoning_tokens: int | None = None,
+    question_fields: dict[str, Any] | None = None,
+) -> Sample:
     """What reward functions see of one trajectory.
 
-    reasoning_tokens: length of the reasoning as the caller counted it; None takes the reasoning's share of the text's
+    question_fields: `dataclasses.asdict(question)` where the caller has it: samples that share the dict travel with one copy of
+    it. reasoning_tokens: length of the reasoning as the caller counted it; None takes the reasoning's share of the text's
     characters times the response's tokens, rounded. Raises ValueError when the trajectory answers another question.
     """
     if trajectory.question_id != question.id:
@@ -51,7 +59,7 @@ def make_sample(question: Question, trajectory: Trajectory, *, reasoning_tokens:
         reasoning_tokens = round(response_tokens * len(reasoning) / max(1, len(trajectory.text)))
     return Sample(
         trajectory_id=trajectory.id,
-        question=dataclasses.asdict(question),
+        question=dataclasses.asdict(question) if question_fields is None else question_fields,
         text=trajectory.text,
         reasoning=reasoning,
         reply=reply,

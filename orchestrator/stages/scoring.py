@@ -6,6 +6,7 @@ verdict never counts as a wrong answer, it is counted as invalid.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,9 +69,15 @@ class ThinkTokens:
 
 
 def samples_of(questions: Sequence[Question], trajectories: Sequence[Trajectory], think: ThinkTokens) -> list[Sample]:
-    """questions[i] is what trajectories[i] answers."""
+    """questions[i] is what trajectories[i] answers. Samples of one question share its fields."""
+    fields = {id(question): dataclasses.asdict(question) for question in {id(q): q for q in questions}.values()}
     return [
-        make_sample(question, trajectory, reasoning_tokens=think.reasoning_length(trajectory.response_ids))
+        make_sample(
+            question,
+            trajectory,
+            reasoning_tokens=think.reasoning_length(trajectory.response_ids),
+            question_fields=fields[id(question)],
+        )
         for question, trajectory in zip(questions, trajectories, strict=True)
     ]
 
