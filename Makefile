@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "mgrd: reinforcement learning for audio language models"
 	@echo
-	@echo "  make demo                        set up, train on real recordings, evaluate, print what happened (15 minutes on 2 cores)"
+	@echo "  make demo                        set up, train on real recordings, evaluate, print what happened (10 minutes on 2 cores)"
 	@echo "  make demo SEED=11 RUN_DIR=runs/a  another seed, another place for the run"
 	@echo "  make test                        set up if need be, run all tests (up to 15 minutes)"
 	@echo "  make test ARGS='-m \"not slow\"'    only the tests that start no engine, trainer or server (ARGS go to pytest)"
