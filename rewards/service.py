@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FIRST_PART = 64  # samples, until it is known how long they take
 SMALLEST_PART = 16
-PART_S = 0.1  # of work in a part: a call costs 3 ms of CPU time; a slow sample delays what is behind it in its part
+PART_S = 0.25  # of work in a part: a call costs 3 ms of CPU time; a slow sample delays what is behind it in its part
 LEAST_SHARE = 0.1  # of that, for the last parts of a batch
 SPEED_WEIGHT = 0.5  # of the newest part in the mean
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ process is cleared before each side's turn, and each form of the service has pro
 within a round; figures are medians over rounds of the ratio within a round. CPU time is that of this process and all its
 descendants (Ray's own processes, actors, scoring processes, Redis).
 
-The last line is one JSON object: `choice_vs_bare_per_core`, `choice_vs_verl` (wall time, against the faster of verl's two ways),
+The last line is one JSON object: `choice_vs_bare_per_core`, `choice_vs_verl` (wall time, against the reward workers that every
+trainer of verl 0.9 uses; `choice_vs_verl_serial`: against the older manager),
 `math_vs_math_verify_per_core`, `agreement`, `hang_set_max_s`, `limit_s` and more.
 """
 
@@ -54,7 +55,7 @@ class Side:
     """One way to score; `score` gives floats or None, in order. seconds: wall and CPU of each round."""
 
     name: str
-    score: Callable[[Sequence[Sample]], list[float | None]]
+    score: Callable[[Any], list[float | None]]
     prepare: Callable[[Sequence[Sample]], Any] | None = None  # outside the clock: what the caller has anyway
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -266,10 +267,11 @@ def _figures(options: argparse.Namespace, choice: Sequence[Side], mathematics: S
         "math_cached_vs_math_verify_per_core": _ratio(verify.cpu, by_math["service, from the cache"].cpu),
         "agreement": sum(a == b for a, b in answered) / len(answered),
     }
-    verl = [side for name, side in by_choice.items() if name.startswith("verl")]
-    if verl:
-        figures["choice_vs_verl"] = min(_ratio(side.wall, service.wall) for side in verl)
-        figures["choice_vs_verl_per_core"] = min(_ratio(side.cpu, service.cpu) for side in verl)
+    for name, side in by_choice.items():
+        if name.startswith("verl"):
+            key = "choice_vs_verl_serial" if "serial" in name else "choice_vs_verl"
+            figures[key] = _ratio(side.wall, service.wall)
+            figures[f"{key}_per_core"] = _ratio(side.cpu, service.cpu)
     if "TRL accuracy_reward" in by_math:
         figures["math_vs_trl_per_core"] = _ratio(by_math["TRL accuracy_reward"].cpu, scored.cpu)
     return figures

@@ -1,7 +1,7 @@
 """verl's reward path on the benchmark's answers, called as its trainers call it.
 
-Two ways, both of verl 0.9: `RewardLoopManager.compute_rm_score` (what the trainer uses: Ray reward workers, the naive reward
-manager in each) and the serial `NaiveRewardManager` in the driver. Neighbours: `reward_throughput` times them;
+Two ways of verl 0.9: `RewardLoopManager.compute_rm_score` (what all its trainers call: Ray reward workers, the naive reward
+manager in each) and the older serial `NaiveRewardManager` in the driver. Neighbours: `reward_throughput` times them;
 `verl_compute_score` is the custom function both are given. Invariant: building the batch of token ids is outside the clock, since
 a trainer has it; decoding it is inside, since verl's path begins there.
 """
@@ -108,4 +108,5 @@ class VerlSerial:
         return batch_of(samples, self._tokenizer)
 
     def score(self, batch: DataProto) -> list[float | None]:
-        return self._manager(batch).sum(-1).tolist()
+        rewards: Any = self._manager(batch)
+        return rewards.sum(-1).tolist()
