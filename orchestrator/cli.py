@@ -71,7 +71,7 @@ def run(
 ) -> None:
     """Run an experiment to its end, here and now.
 
-    [bold]mgrd run experiment=demo[/bold] runs the whole job on two cores in about a quarter of an hour. A run that was killed or
+    [bold]mgrd run experiment=demo[/bold] runs the whole job on two cores in about ten minutes. A run that was killed or
     stopped goes on with [bold]run.resume=true[/bold] and the same run.dir.
     """
     config = _compose(overrides)
