@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "bundle": ["Bundle"],
         "comparison": ["Difference"],
+        "cache": ["CacheCounts", "VerdictCache"],
         "composition": ["applicable", "check_spec", "compose", "modality_of"],
         "endpoints.base": ["Endpoint"],
         "endpoints.ledger": ["Cost", "read_costs"],
