@@ -184,7 +184,9 @@ class ScoringProcess:
         if not end.alive:
             over_limit = bool(end.reason) and not self.is_gone()
             self.kill()  # so that the board no longer changes
-            running = self._watch.running if over_limit else self._board.cells[Board.RUNNING]
+            running = self._board.cells[Board.RUNNING]
+            if over_limit and running != BROKEN:  # a channel that broke while the limit was noticed is what counts
+                running = self._watch.running
         end.began = running != IDLE
         if running == BROKEN:
             end.broken = "closed its channel"
