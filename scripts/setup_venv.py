@@ -211,6 +211,13 @@ def compile_bytecode(environment: Environment) -> None:
     environment.run("-c", program)
 
 
+def compile_librosa(environment: Environment) -> None:
+    """numba compiles parts of librosa on import and keeps them beside the source, where scoring processes, which may write
+    nothing, find them."""
+    parts = ("core", "feature", "onset", "beat", "util.utils", "sequence", "core.audio", "core.pitch")
+    environment.run("-c", "import " + ", ".join(f"librosa.{part}" for part in parts))
+
+
 def install_project(environment: Environment) -> None:
     environment.run("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
 
@@ -253,6 +260,8 @@ def build(environment: Environment) -> None:
             install(environment, index, show)
         with step("compiling bytecode"):
             compile_bytecode(environment)
+        with step("compiling librosa"):
+            compile_librosa(environment)
     with step("installing mgrd itself"):
         install_project(environment)
         check(environment)

@@ -13,6 +13,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from rewards.errors import RewardError
+
 RATE = 16_000  # Hz, of the waveforms measured here
 HOP = 160  # samples: levels and events on a grid of 10 ms
 WINDOW = 320  # samples of one level
@@ -228,6 +230,11 @@ def _librosa() -> Any:
         import librosa
 
         librosa.pyin, librosa.feature.rms  # noqa: B018  # the import proper: librosa loads its parts when they are asked for
+    except AttributeError as error:
+        raise RewardError(
+            "librosa has parts that numba must compile once: run `python -c 'import librosa.core.audio, librosa.util.utils'` in the "
+            "environment, by a user who may write to its site-packages"
+        ) from error
     finally:
         if before is None:
             del os.environ["NUMBA_DISABLE_JIT"]
