@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from actor import Experience
 from orchestrator import chaos
 from orchestrator.datasets.cursor import Cursor
-from orchestrator.errors import RunFailed, RunPaused
+from orchestrator.errors import RunFailed
 from orchestrator.gallery import gallery_html
 from orchestrator.seeds import derive
 from orchestrator.stages.metrics import update_metrics
@@ -158,8 +158,6 @@ class Reinforce:
         """Experiences of valid verdicts. Raises RunPaused when a reward function fails on more than the allowed share."""
         limit = self.parts.config.reward.max_invalid_share
         pause_on_failing_reward(scored, self.parts.rewards.spec, limit, f"policy update {number}")
-        if not any(s.verdict.valid for s in scored):
-            raise RunPaused(f"policy update {number}: no verdict is valid, first: {scored[0].verdict.reason}")
         groups = {q: i for i, q in enumerate(dict.fromkeys(s.question.id for s in scored))}
         return [
             Experience(

@@ -122,13 +122,15 @@ def failing_reward(scored: Sequence[Scored], spec: RewardSpec) -> tuple[str, lis
 
 
 def pause_on_failing_reward(scored: Sequence[Scored], spec: RewardSpec, limit: float, where: str) -> None:
-    """Raises RunPaused with the function's name and three examples when it failed on more than `limit` of its samples, or on all."""
+    """Raises RunPaused with the function's name and three examples when it failed on more than `limit` of its samples, or on all;
+    and when that many verdicts are invalid through no single function (no term counts for a modality, several fail a little)."""
+    invalid = [s for s in scored if not s.verdict.valid]
     worst = failing_reward(scored, spec)
-    if worst is None:
-        return
-    name, failed, asked = worst
-    if len(failed) <= limit * asked and len(failed) < asked:
-        return
+    name, failed, asked = worst or ("", [], 1)
+    if not failed or (len(failed) <= limit * asked and len(failed) < asked):
+        if not invalid or (len(invalid) <= limit * len(scored) and len(invalid) < len(scored)):
+            return
+        name, failed, asked = "as a whole", invalid, len(scored)
     examples = "; ".join(f"{s.trajectory.id}: {s.verdict.reason}" for s in failed[:EXAMPLES])
     raise RunPaused(
         f"{where}: the reward {name!r} failed on {len(failed)} of {asked} samples (limit {limit:.0%}). Examples: {examples}. "

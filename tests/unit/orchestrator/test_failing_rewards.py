@@ -42,6 +42,13 @@ def test_a_function_that_fails_on_everything_pauses_whatever_the_limit() -> None
         pause_on_failing_reward([scored(BAD, i) for i in range(2)], SPEC, 1.0, "evaluate")
 
 
+def test_invalid_verdicts_that_no_function_is_to_blame_for_pause_as_well() -> None:
+    unweighed = Verdict.invalid("no reward term counts for text questions", {"answer": 1.0, "pitch": 1.0})
+    with pytest.raises(RunPaused, match=r"'as a whole' failed on 3 of 10 samples.*no reward term counts for text"):
+        pause_on_failing_reward([scored(GOOD)] * 7 + [scored(unweighed)] * 3, SPEC, 0.1, "policy update 3")
+    pause_on_failing_reward([scored(GOOD)] * 19 + [scored(unweighed)], SPEC, 0.1, "policy update 3")
+
+
 def test_the_worst_function_is_named_and_a_function_that_worked_never_is() -> None:
     worse = Verdict.invalid("answer returned None; pitch returned None")
     found = failing_reward([scored(worse), scored(BAD), scored(GOOD)], SPEC)
