@@ -131,6 +131,13 @@ class RunDirectory:
         os.replace(self.checkpoints / f".{name}.tmp", final)
         return final
 
+    def link_checkpoint(self, name: str, alias: str) -> Path:
+        """The checkpoint `name` under a second name, without a second copy of its files."""
+        temporary = self.checkpoints / f".{alias}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(self.checkpoint_path(name), temporary, copy_function=os.link)
+        return self.name_checkpoint(alias)
+
     def drop_old_checkpoints(self, keep: int) -> None:
         """Delete all but the newest `keep` policy-update checkpoints."""
         named = sorted(p for p in self.checkpoints.iterdir() if p.name.startswith(CHECKPOINT_PREFIX))

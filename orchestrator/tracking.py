@@ -158,6 +158,11 @@ class RunTracker:
         self._run = run
         self._owner = owner
 
+    @property
+    def name(self) -> str:
+        """Path of the run below the main one, as the spool names it."""
+        return self._run
+
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Metrics of one step. A step that an earlier process of this run recorded already is left as it is."""
         values = {}
@@ -283,6 +288,13 @@ class Tracker(RunTracker):
         else:
             self.text("params.json", json.dumps(flat, indent=1, sort_keys=True))
         return self.run_id
+
+    def run_id_of(self, run: RunTracker, timeout_s: float) -> str:
+        """The id under which MLflow keeps a nested run; "" when the server does not say in time."""
+        deadline = time.monotonic() + timeout_s
+        while run.name not in self.spool.state.runs and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.spool.state.runs.get(run.name, "")
 
     def record(self, record: Record) -> None:
         """Write a record to the spool; the sender does the rest."""

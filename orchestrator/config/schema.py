@@ -9,6 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.config.recipe import (
+    AlignConfig,
+    ColdStartConfig,
+    CurveConfig,
+    DistilConfig,
+    GuardrailConfig,
+    PerceiveConfig,
+    RefineConfig,
+    ReinforceConfig,
+    SelectConfig,
+)
+
 
 @dataclass
 class RunConfig:
@@ -18,6 +30,7 @@ class RunConfig:
     dir: str = ""  # empty: runs/<name>-seed<seed>
     seed: int = 11
     resume: bool = False
+    redo: bool = False  # a resumed run: make finished stages again whose settings have changed, and all after them
     checkpoint_every: int = 20  # policy updates
     keep_checkpoints: int = 2
     min_free_memory_gib: float = 6.0
@@ -44,6 +57,9 @@ class DataConfig:
     dir: str = ""  # empty: <cache>/data/<build>-seed<build_seed>
     train: str = ""  # JSONL; empty: <dir>/train.jsonl
     held_out: str = ""  # JSONL; empty: <dir>/held_out.jsonl
+    text_train: str = ""  # JSONL of text questions; empty: generated (recipe mgrd)
+    text_held_out: str = ""
+    conversations: str = ""  # JSONL of demonstrations; empty: generated
     feature_dir: str = ""  # encoder features by content hash; empty: <cache>/features
 
 
@@ -58,30 +74,6 @@ class SftConfig:
 
 
 @dataclass
-class SelectConfig:
-    """RL data selection (Step-Audio-R1, section 4.3): keep questions answered correctly keep_min..keep_max times of `samples`."""
-
-    questions: int = 640
-    samples: int = 8
-    keep_min: int = 3
-    keep_max: int = 6
-    min_pool: int = 64  # fewer kept questions stop the run with the histogram
-
-
-@dataclass
-class ReinforceConfig:
-    """Policy updates (Step-Audio-R1, section 4.3 has 16 responses a prompt; small machines draw 8)."""
-
-    updates: int = 60
-    questions: int = 16  # a policy update
-    samples: int = 8  # responses a question
-    probe_every: int = 1  # policy updates between log-prob probes
-    probe_sequences: int = 4
-    probe_limit: float = 1e-4  # nats, fp32; bf16 wants about 0.1
-    html_every: int = 10  # policy updates between HTML pages of sampled trajectories
-
-
-@dataclass
 class EvaluateConfig:
     """Held-out evaluation: `samples` responses a question at temperature 1, and one greedy."""
 
@@ -91,10 +83,21 @@ class EvaluateConfig:
 
 @dataclass
 class PipelineConfig:
+    """recipe: `rl` is cold start on written chains, selection and RL; `mgrd` is the whole loop with `iterations` rounds of it."""
+
+    recipe: str = "rl"  # rl | mgrd
+    iterations: int = 2  # T of Step-Audio-R1, section 4.2; 0: cold start and RL only
     sft: SftConfig = field(default_factory=SftConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    perceive: PerceiveConfig = field(default_factory=PerceiveConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    curve: CurveConfig = field(default_factory=CurveConfig)
+    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
 
 
 @dataclass

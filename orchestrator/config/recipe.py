@@ -1,0 +1,145 @@
+"""The keys of the whole recipe (Step-Audio-R1, sections 4 and 6.3): cold start, MGRD iterations, alignment, evaluation.
+
+Neighbours: `schema.py` puts them under `pipeline`; `pipeline.py` turns them into stages. Invariants: plain dataclasses of plain values;
+numbers that come from the paper say so; a stage with nothing to do (0 steps, 0 updates) is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class SelectConfig:
+    """RL data selection (Step-Audio-R1, section 4.3): keep questions answered correctly keep_min..keep_max times of `samples`."""
+
+    questions: int = 640
+    samples: int = 8
+    keep_min: int = 3
+    keep_max: int = 6
+    min_pool: int = 64  # fewer kept questions stop the run with the histogram
+
+
+@dataclass
+class ReinforceConfig:
+    """Policy updates (Step-Audio-R1, section 4.3 has 16 responses a prompt; small machines draw 8)."""
+
+    updates: int = 60
+    questions: int = 16  # a policy update
+    samples: int = 8  # responses a question
+    truncated: str = (
+        "score"  # of a response cut at the token limit: score (as it is) | zero | invalid (left out, counted)
+    )
+    probe_every: int = 1  # policy updates between log-prob probes
+    probe_sequences: int = 4
+    probe_limit: float = 1e-4  # nats, fp32; bf16 wants about 0.1
+    html_every: int = 10  # policy updates between HTML pages of sampled trajectories
+
+
+@dataclass
+class MixConfig:
+    """Shares of the response tokens of a cold start (Step-Audio-R1, sections 3.1 and 4.1). Audio reasoning is a tenth of all audio."""
+
+    task_reasoning: float = 0.2
+    conversation: float = 0.1
+    audio_direct: float = 0.63
+    audio_reasoning: float = 0.07
+
+
+@dataclass
+class ColdStartConfig:
+    """Joint SFT on reasoning tasks, conversations and direct audio answers, then RL on text alone."""
+
+    enabled: bool = True
+    chain_questions: int = 320  # asked of the base model for its own reasoning about audio (self-distilled)
+    chain_samples: int = 4
+    audio_questions: int = 640  # with the direct answer and the empty think form
+    hearing_prompts: int = 64  # of these, open questions about a clip
+    mix: MixConfig = field(default_factory=MixConfig)
+    steps: int = 60
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 5
+    select: SelectConfig = field(
+        default_factory=lambda: SelectConfig(questions=400, keep_min=1, keep_max=7, min_pool=32)
+    )
+    reinforce: ReinforceConfig = field(default_factory=lambda: ReinforceConfig(updates=10, questions=32))
+
+
+@dataclass
+class PerceiveConfig:
+    """Which audio questions need direct acoustic analysis: by task, then by the audio-contribution probe."""
+
+    questions: int = 640  # candidates after the rule by task
+    tasks: list[str] = field(default_factory=list)  # empty: the table of tasks shipped with the data set
+    samples: int = 4
+    min_original: float = 0.5  # share correct with the clip
+    min_drop: float = 0.25  # share correct lost without it, mean over silence, noise and another clip
+
+
+@dataclass
+class DistilConfig:
+    """Self-distillation (section 4.2): K samples a question, kept when every filter passes, in this order."""
+
+    questions: int = 640  # of those that perceive keeps
+    samples: int = 8
+    hearing_prompts: int = 96  # open questions about a clip asked beside them
+    correct: bool = True
+    grounding: bool = True  # every stated perception that can be checked is true, and some are stated
+    consistency: bool = True
+    self_cognition: bool = True
+    min_tokens: int = 4  # reasoning length band
+    max_tokens: int = 48
+    near_duplicate: float = 0.97  # similarity from which two chains of one question are the same
+    max_chains: int = 2  # kept for one question
+    max_task_ratio: float = 3.0  # kept chains of a task, over those of the rarest task; 0: no limit
+    judge: str = ""  # a registered judge reward (name@version) as last filter; empty: none
+    min_chains: int = 32  # fewer stop the run with the funnel
+
+
+@dataclass
+class RefineConfig:
+    """SFT on kept chains together with text reasoning data (section 4.2)."""
+
+    steps: int = 24
+    batch: int = 64
+    lr: float = 5e-4
+    warmup: int = 3
+    text_share: float = 0.2  # of response tokens
+
+
+@dataclass
+class AlignConfig:
+    """Self-cognition correction (section 6.3): preference pairs from the model's own samples, then DPO."""
+
+    prompts: int = 240
+    samples: int = 8
+    pairs: int = 160
+    max_pairs_a_question: int = 2
+    beta: float = 0.1
+    sft_coef: float = 0.0
+    label_smoothing: float = 0.0
+    steps: int = 20
+    batch: int = 32
+    lr: float = 5e-5
+    warmup: int = 3
+
+
+@dataclass
+class CurveConfig:
+    """What is measured after every part of the recipe beside accuracy."""
+
+    contribution_questions: int = 160  # asked with the clip, with silence, noise and another clip
+    hearing_prompts: int = 200
+    hearing_samples: int = 4
+    text_questions: int = 120
+
+
+@dataclass
+class GuardrailConfig:
+    """What must hold for the final model to become `champion`: a metric of the last point of the curve and its bound, and how much
+    worse than the present champion it may be."""
+
+    at_least: dict[str, float] = field(default_factory=lambda: {"greedy": 0.5, "true_perceptions": 0.5})
+    at_most: dict[str, float] = field(default_factory=lambda: {"self_cognition_error": 0.05})
+    tolerance: dict[str, float] = field(default_factory=lambda: {"greedy": 0.02, "true_perceptions": 0.02})
