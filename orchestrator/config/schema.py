@@ -82,6 +82,25 @@ class EvaluateConfig:
 
 
 @dataclass
+class SentinelConfig:
+    """Alarms that pause policy updates; 0 or null turns one off. Means are over `window` policy updates. See docs/SENTINELS.md."""
+
+    window: int = 5  # policy updates in a mean
+    warmup: int = 10  # policy updates without alarms, at the start of a stage and after a pause
+    mismatch_max: float | None = 0.01  # nats, largest difference of a token between engine and trainer; bf16 wants about 1
+    mismatch_kl: float | None = 0.01  # nats a token, KL of the engine's policy from the trainer's
+    mismatch_probe: float | None = 5e-5  # nats, largest difference in the probe; bf16 wants half of reinforce.probe_limit
+    invalid: float | None = 0.05  # share of verdicts
+    truncated: float | None = 0.3  # share of responses, when it does not fall
+    think_length: float | None = 0.6  # of the longest mean reasoning so far
+    entropy: float | None = 0.1  # of the highest mean entropy so far
+    accuracy_fall: float | None = 0.1  # below the best so far, while the reward rose by
+    reward_rise: float = 0.02
+    repeated: float | None = 0.5  # share of responses (or questions) that say the same, of those that did not at best
+    copied: float | None = 0.5  # share of reasonings that only copy the question or the clip's transcript, likewise
+
+
+@dataclass
 class PipelineConfig:
     """recipe: `rl` is cold start on written chains, selection and RL; `mgrd` is the whole loop with `iterations` rounds of it."""
 
@@ -98,6 +117,7 @@ class PipelineConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     curve: CurveConfig = field(default_factory=CurveConfig)
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
+    sentinels: SentinelConfig = field(default_factory=SentinelConfig)
 
 
 @dataclass
