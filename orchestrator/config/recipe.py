@@ -136,10 +136,17 @@ class CurveConfig:
 
 
 @dataclass
-class GuardrailConfig:
-    """What must hold for the final model to become `champion`: a metric of the last point of the curve and its bound, and how much
-    worse than the present champion it may be."""
+class PromotionConfig:
+    """When the final model becomes `champion` in the model registry: every guardrail holds for the last point of the curve.
 
-    at_least: dict[str, float] = field(default_factory=lambda: {"greedy": 0.5, "true_perceptions": 0.5})
-    at_most: dict[str, float] = field(default_factory=lambda: {"self_cognition_error": 0.05})
-    tolerance: dict[str, float] = field(default_factory=lambda: {"greedy": 0.02, "true_perceptions": 0.02})
+    A guardrail is `metric >= number`, `metric <= number`, or compares with the present champion: `metric >= champion - 0.02`.
+    """
+
+    enabled: bool = True
+    guardrails: list[str] = field(
+        default_factory=lambda: [
+            "greedy >= champion - 0.02",
+            "true_perceptions >= champion - 0.02",
+            "self_cognition_error <= 0.05",
+        ]
+    )

@@ -14,8 +14,8 @@ from orchestrator.config.recipe import (
     ColdStartConfig,
     CurveConfig,
     DistilConfig,
-    GuardrailConfig,
     PerceiveConfig,
+    PromotionConfig,
     RefineConfig,
     ReinforceConfig,
     SelectConfig,
@@ -87,9 +87,13 @@ class SentinelConfig:
 
     window: int = 5  # policy updates in a mean
     warmup: int = 10  # policy updates without alarms, at the start of a stage and after a pause
-    mismatch_max: float | None = 0.01  # nats, largest difference of a token between engine and trainer; bf16 wants about 1
+    mismatch_max: float | None = (
+        0.01  # nats, largest difference of a token between engine and trainer; bf16 wants about 1
+    )
     mismatch_kl: float | None = 0.01  # nats a token, KL of the engine's policy from the trainer's
-    mismatch_probe: float | None = 5e-5  # nats, largest difference in the probe; bf16 wants half of reinforce.probe_limit
+    mismatch_probe: float | None = (
+        5e-5  # nats, largest difference in the probe; bf16 wants half of reinforce.probe_limit
+    )
     invalid: float | None = 0.05  # share of verdicts
     truncated: float | None = 0.3  # share of responses, when it does not fall
     think_length: float | None = 0.6  # of the longest mean reasoning so far
@@ -116,7 +120,7 @@ class PipelineConfig:
     align: AlignConfig = field(default_factory=AlignConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     curve: CurveConfig = field(default_factory=CurveConfig)
-    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
     sentinels: SentinelConfig = field(default_factory=SentinelConfig)
 
 
