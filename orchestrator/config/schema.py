@@ -87,13 +87,9 @@ class SentinelConfig:
 
     window: int = 5  # policy updates in a mean
     warmup: int = 10  # policy updates without alarms, at the start of a stage and after a pause
-    mismatch_max: float | None = (
-        0.01  # nats, largest token difference, engine to trainer; bf16 wants about 1
-    )
+    mismatch_max: float | None = 0.01  # nats, largest token difference, engine to trainer; bf16 wants about 1
     mismatch_kl: float | None = 0.01  # nats a token, KL of the engine's policy from the trainer's
-    mismatch_probe: float | None = (
-        5e-5  # nats, largest difference in the probe; bf16 wants about 0.05
-    )
+    mismatch_probe: float | None = 5e-5  # nats, largest difference in the probe; bf16 wants about 0.05
     invalid: float | None = 0.05  # share of verdicts
     truncated: float | None = 0.3  # share of responses, when it does not fall
     think_length: float | None = 0.6  # of the longest mean reasoning so far
