@@ -8,6 +8,7 @@ from __future__ import annotations
 from orchestrator.config.schema import ExperimentConfig
 
 MODELS = ("tiny", "small", "step_audio_2_mini", "step_audio_r1")
+RESERVED = frozenset({"mean", "std", "mixed_questions"})  # reward/… of a policy update that no single function has
 
 
 def problems(config: ExperimentConfig) -> list[str]:
@@ -53,6 +54,16 @@ def problems(config: ExperimentConfig) -> list[str]:
     need(pipeline.evaluate.samples >= 1, "pipeline.evaluate.samples", "must be at least 1")
     need(pipeline.evaluate.questions >= 0, "pipeline.evaluate.questions", "must be 0 (all) or more")
 
+    sentinels = pipeline.sentinels
+    need(sentinels.window >= 1, "pipeline.sentinels.window", "must be at least 1 policy update")
+    need(sentinels.warmup >= 0, "pipeline.sentinels.warmup", "must be 0 or more policy updates")
+    for name in ("mismatch_max", "mismatch_kl", "mismatch_probe", "reward_rise"):
+        need((getattr(sentinels, name) or 0) >= 0, f"pipeline.sentinels.{name}", "must be 0 or more")
+    for name in ("invalid", "truncated", "think_length", "entropy", "accuracy_fall", "repeated", "copied"):
+        need(
+            0 <= (getattr(sentinels, name) or 0) < 1, f"pipeline.sentinels.{name}", "must be at least 0 (off), below 1"
+        )
+
     need(bool(config.reward.terms), "reward.terms", "must name at least one reward function")
     need(config.reward.timeout_s > 0, "reward.timeout_s", "must be above 0 seconds")
     need(config.reward.workers >= 1, "reward.workers", "must be at least 1")
@@ -65,6 +76,9 @@ def problems(config: ExperimentConfig) -> list[str]:
     for name, joint in config.reward.joint.items():
         if joint.weight is None and joint.audio is None and joint.text is None:
             out.append(f"reward.joint.{name}: has no weight; give weight, audio or text")
+    for group, names in (("terms", config.reward.terms), ("joint", config.reward.joint)):
+        for name in sorted(RESERVED & names.keys()):
+            out.append(f"reward.{group}.{name}: reward/{name} is a figure of the whole reward; choose another name")
     need(rollout.workers >= 1, "rollout.workers", "must be at least 1")
     need(rollout.temperature > 0, "rollout.temperature", "must be above 0 (evaluation adds a greedy pass by itself)")
     need(rollout.max_new_tokens >= 1, "rollout.max_new_tokens", "must be at least 1")
