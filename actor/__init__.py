@@ -9,8 +9,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "messages": ["Experience", "SftExample", "UpdateReport"],
-        "specs": ["OptimSpec", "PPOSpec", "TrainerSpec"],
+        "messages": ["Experience", "PreferencePair", "SftExample", "UpdateReport"],
+        "specs": ["DpoSpec", "OptimSpec", "PPOSpec", "TrainerSpec"],
         "group": ["TrainerDied", "TrainerGroup"],
         "publish": ["weights_payload"],
     },

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from actor.messages import Experience, SftExample, UpdateReport
-from actor.specs import TrainerSpec
+from actor.messages import Experience, PreferencePair, SftExample, UpdateReport
+from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, TrainerSpec
 from actor.worker import TrainerWorker, worker_environment
 
 if TYPE_CHECKING:
@@ -83,13 +83,33 @@ class TrainerGroup:
         """One policy update."""
         return self._call("ppo_update", list(experiences), rng_seed)[0]
 
+    def dpo_step(self, pairs: Sequence[PreferencePair]) -> UpdateReport:
+        """One optimizer step of preference training over pairs that carry their reference log-probs."""
+        return self._call("dpo_step", list(pairs))[0]
+
+    def reference_log_probs(self, pairs: Sequence[PreferencePair]) -> list[tuple[float, float]]:
+        """Summed log-probs (chosen, rejected) of each pair under the actor as it is now."""
+        return self._call("reference_log_probs", list(pairs))[0]
+
     def weights(self, version: int) -> WeightUpdate:
         """The actor's weights for the engines, stamped with `version`."""
         return self._call("weights", version)[0]
 
-    def reset_optimizer(self, stage: str) -> None:
-        """Begin stage "sft" or "ppo" with a fresh optimizer and schedule; "ppo" also takes a critic from the actor."""
-        self._call("reset_optimizer", stage)
+    def reset_optimizer(
+        self,
+        stage: Stage,
+        optim: OptimSpec | None = None,
+        *,
+        critic_optim: OptimSpec | None = None,
+        ppo: PPOSpec | None = None,
+        dpo: DpoSpec | None = None,
+    ) -> None:
+        """Begin stage "sft", "ppo" or "dpo" with a fresh optimizer and schedule; "ppo" also takes a critic from the actor.
+
+        optim (actor), critic_optim and ppo (stage "ppo"), dpo (stage "dpo"): instead of the trainer's own settings, for this
+        stage and in its checkpoints.
+        """
+        self._call("reset_optimizer", stage, optim, critic_optim, ppo, dpo)
 
     def save(self, directory: str | Path) -> None:
         """All ranks write a checkpoint into `directory` (the caller names it when this returns)."""
@@ -98,6 +118,10 @@ class TrainerGroup:
     def load(self, directory: str | Path) -> None:
         """Continue from a checkpoint of this or another layout."""
         self._call("load", str(directory))
+
+    def load_weights_only(self, directory: str | Path) -> None:
+        """The actor's weights of a checkpoint; the present stage begins anew with them (fresh optimizer)."""
+        self._call("load_weights_only", str(directory))
 
     def export(self, directory: str | Path) -> None:
         """Write a Hugging Face folder with public weight names, encoder and tokenizer included."""

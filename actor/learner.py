@@ -1,7 +1,7 @@
 """A model that is run and trained through Megatron's schedule: forward passes and optimizer steps over micro-batches.
 
 Neighbours: `actor.trainer` owns one for the actor and one for the critic and brings the losses.
-Invariants: a loss is a sum over tokens; Megatron divides it by the tokens of all micro-batches and ranks; the same batches
+Invariants: a loss is a sum over tokens; Megatron divides it by the count (tokens, pairs) of all micro-batches and ranks; the same batches
 on the same weights give the same bits.
 """
 
@@ -34,12 +34,14 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Of one micro-batch. total: summed over its tokens; sums: quantities to report, summed over its tokens (detached);
-    per_sequence: named [R] tensors by member that the caller wants back."""
+    """Of one micro-batch. total: summed over its tokens, or whatever has the gradient of that sum; sums: quantities to report,
+    summed over its tokens (detached); per_sequence: named [R] tensors by member that the caller wants back; count: what it
+    adds to the normaliser of the step, None for its response tokens."""
 
     total: torch.Tensor
     sums: dict[str, torch.Tensor]
     per_sequence: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +109,10 @@ class Learner:
             def reduce(output: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
                 result = loss(output, batch)
                 total = result.total if batch.counts else result.total * 0.0
-                tokens = len(batch.targets_T) if batch.counts else 0
+                count = len(batch.targets_T) if result.count is None else result.count
                 return (
                     total,
-                    torch.tensor(tokens, dtype=torch.int, device=total.device),
+                    torch.tensor(count if batch.counts else 0, dtype=torch.int, device=total.device),
                     result if batch.counts else None,
                 )
 

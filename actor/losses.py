@@ -1,4 +1,4 @@
-"""Losses of one optimizer step, a value a response token; sums and divisions belong to the caller.
+"""Losses of one optimizer step, a value a response token (DPO: a pair); sums and divisions belong to the caller.
 
 Neighbours: `actor.trainer` feeds them with what the model returned for a micro-batch of T response tokens.
 Invariants: no reduction here (Megatron divides the summed loss by the tokens of the whole data-parallel batch, so any
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from actor.specs import OWN_POLICY_LOSS, PPOSpec
 
@@ -82,6 +83,23 @@ def value_loss(
 def sft_loss(logprobs_T: torch.Tensor) -> torch.Tensor:
     """Cross entropy, one value a response token."""
     return -logprobs_T
+
+
+def dpo_loss(
+    chosen_B: torch.Tensor,
+    rejected_B: torch.Tensor,
+    ref_chosen_B: torch.Tensor,
+    ref_rejected_B: torch.Tensor,
+    beta: float,
+    *,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """One value a pair from summed log-probs of whole responses (Rafailov et al. 2023, equation 7).
+
+    label_smoothing e: labels are taken as swapped with probability e (the same loss for the swapped pair has weight e).
+    """
+    margin_B = beta * ((chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B))
+    return -(1 - label_smoothing) * F.logsigmoid(margin_B) - label_smoothing * F.logsigmoid(-margin_B)
 
 
 def policy_loss(spec: PPOSpec) -> PolicyLoss:

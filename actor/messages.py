@@ -6,6 +6,7 @@ Invariant: token in, token out: ids are exactly those that were sampled; the rew
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -29,11 +30,29 @@ class Experience:
 
 @dataclass(frozen=True, slots=True)
 class SftExample:
-    """One supervised sequence: loss on response tokens only."""
+    """One supervised sequence: loss on response tokens only. weight: of each of its tokens, in loss and normaliser."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     feature_keys: tuple[str, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two responses to one prompt, of which the first is preferred.
+
+    reference_chosen, reference_rejected: summed log-probs (nats) of the whole response under the reference policy, taken once
+    before the first step (`Trainer.reference_log_probs`) and kept with the pair; NaN until they are known.
+    """
+
+    pair_id: str
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    feature_keys: tuple[str, ...]
+    reference_chosen: float = math.nan
+    reference_rejected: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

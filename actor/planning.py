@@ -17,7 +17,7 @@ from actor import packing
 from actor.audio import AudioBank
 from actor.megatron.batch import AudioRows, MicroBatch, TokenSequence, build
 from actor.megatron.parallel import World
-from actor.messages import Experience, SftExample
+from actor.messages import Experience, PreferencePair, SftExample
 from rollout import ProbeSequence
 
 
@@ -34,6 +34,15 @@ class Step:
 def token_sequence(item: Experience | SftExample | ProbeSequence) -> TokenSequence:
     prompt_ids = item.expanded_ids if isinstance(item, ProbeSequence) else item.prompt_ids
     return TokenSequence(prompt_ids, item.response_ids, item.feature_keys)
+
+
+def pair_sequences(pairs: Sequence[PreferencePair]) -> list[TokenSequence]:
+    """Sequence 2i is the chosen response of pair i, 2i + 1 the rejected one."""
+    return [
+        TokenSequence(pair.prompt_ids, response, pair.feature_keys)
+        for pair in pairs
+        for response in (pair.chosen_ids, pair.rejected_ids)
+    ]
 
 
 class Planner:

@@ -45,7 +45,7 @@ class PolicyUpdate:
         if not experiences:
             raise BatchRefused("a policy update needs at least one experience")
         self.trainer = trainer
-        self.spec = trainer.spec.ppo
+        self.spec = trainer.ppo
         self.world = trainer.world
         self.experiences = experiences
         self.lengths = [len(item.response_ids) for item in experiences]

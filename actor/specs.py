@@ -1,4 +1,4 @@
-"""What a trainer is told before it starts: model, layout, optimizers, PPO settings.
+"""What a trainer is told before it starts and as a stage begins: model, layout, optimizers, PPO and DPO settings.
 
 Neighbours: `orchestrator` fills these from its config, `actor.group` hands them to every rank, `actor.trainer` obeys them.
 Invariants: frozen, picklable, no torch import; a spec that cannot work raises ValueError where it is made, naming the field.
@@ -6,11 +6,14 @@ Invariants: frozen, picklable, no torch import; a spec that cannot work raises V
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
 
 DECAY_STYLES = ("constant", "linear", "cosine")
 OWN_ESTIMATOR = "gae"
 OWN_POLICY_LOSS = "ppo"
+Stage = Literal["sft", "ppo", "dpo"]
+STAGES: tuple[str, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,35 @@ class PPOSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DpoSpec:
+    """Preference training.
+
+    beta: strength of the pull towards the reference policy; label_smoothing: assumed share of pairs whose labels are swapped;
+    sft_coef: weight of the chosen response's mean negative log-prob (0: none).
+    """
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    sft_coef: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise ValueError(f"beta must be above 0, got {self.beta}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}")
+        if self.sft_coef < 0:
+            raise ValueError(f"sft_coef must be at least 0, got {self.sft_coef}")
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerSpec:
     """One trainer world.
 
     model_path: Hugging Face folder with Step-Audio 2 names; dtype: "float32" | "bfloat16"; world_size: ranks, of which groups
     of tensor_parallel share one model copy; device: "cpu" (gloo) | "cuda" (nccl); threads: CPU threads a rank; feature_dir:
     folder of the encoder-feature cache; micro_batch_tokens: most tokens in one forward pass of one rank; freeze: prefixes of
-    checkpoint names that are not trained; critic: keep a value model in the "ppo" stage.
+    checkpoint names that are not trained; critic: keep a value model in the "ppo" stage. What a stage uses instead is said
+    to `Trainer.reset_optimizer`; "dpo" takes actor_optim where it is told no other.
     """
 
     model_path: str
@@ -104,6 +129,7 @@ class TrainerSpec:
     sft_optim: OptimSpec
     ppo: PPOSpec
     critic: bool
+    dpo: DpoSpec = DpoSpec()
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
@@ -114,11 +140,56 @@ class TrainerSpec:
             raise ValueError(
                 f"tensor_parallel ({self.tensor_parallel}) must divide world_size ({self.world_size}), both at least 1"
             )
-        if self.ppo.advantage_estimator == OWN_ESTIMATOR and not self.critic:
-            raise ValueError(
-                'advantage_estimator "gae" needs critic=True; without a critic take one of verl\'s, e.g. "grpo"'
-            )
+        _check_critic(self.ppo, self.critic)
 
     @property
     def data_parallel(self) -> int:
         return self.world_size // self.tensor_parallel
+
+
+def _check_critic(ppo: PPOSpec, critic: bool) -> None:
+    if ppo.advantage_estimator == OWN_ESTIMATOR and not critic:
+        raise ValueError(
+            'advantage_estimator "gae" needs critic=True; without a critic take one of verl\'s, e.g. "grpo"'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """A stage and what it uses instead of the trainer's own settings (None: the trainer's).
+
+    optim: of the actor; critic_optim, ppo: stage "ppo" alone; dpo: stage "dpo" alone. Raises ValueError for a stage there is
+    not and for settings that the stage does not use.
+    """
+
+    stage: Stage
+    optim: OptimSpec | None = None
+    critic_optim: OptimSpec | None = None
+    ppo: PPOSpec | None = None
+    dpo: DpoSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"there is no stage {self.stage!r}; stages are {', '.join(STAGES)}")
+        for name, stage in (("critic_optim", "ppo"), ("ppo", "ppo"), ("dpo", "dpo")):
+            if getattr(self, name) is not None and self.stage != stage:
+                raise ValueError(f'{name} is for stage "{stage}", not for stage "{self.stage}"')
+
+    def actor_optim(self, spec: TrainerSpec) -> OptimSpec:
+        return self.optim or (spec.sft_optim if self.stage == "sft" else spec.actor_optim)
+
+    def ppo_spec(self, spec: TrainerSpec) -> PPOSpec:
+        """Raises ValueError when the estimator needs a critic that the trainer does not keep."""
+        chosen = self.ppo or spec.ppo
+        _check_critic(chosen, spec.critic)
+        return chosen
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Raises KeyError, TypeError or ValueError for what `to_json` did not write."""
+        kinds = {"optim": OptimSpec, "critic_optim": OptimSpec, "ppo": PPOSpec, "dpo": DpoSpec}
+        settings = {name: kind(**data[name]) for name, kind in kinds.items() if name in data}
+        return cls(data["stage"], **settings)

@@ -1,4 +1,4 @@
-"""Actor and critic of one rank: log-probs, values, SFT steps, policy updates, weights out, checkpoints.
+"""Actor and critic of one rank: log-probs, values, SFT, PPO and DPO steps, weights out, checkpoints.
 
 Neighbours: `actor.worker` is the Ray shell around it; `actor.planning` packs, `actor.learner` runs, `actor.losses` and
 `actor.advantages` say what is optimised; `actor.megatron` holds the models.
@@ -10,26 +10,28 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from actor import losses
 from actor.audio import AudioBank
+from actor.dpo import PreferenceUpdate, reference_log_probs
 from actor.learner import Learner, Loss, forward
 from actor.megatron import checkpoint, weights
 from actor.megatron.batch import MicroBatch, TokenSequence
 from actor.megatron.model import AudioGPT, TokenOutputs, head_dim, rotary_base, transformer_config
 from actor.megatron.parallel import World
-from actor.messages import Experience, SftExample, UpdateReport
+from actor.messages import Experience, PreferencePair, SftExample, UpdateReport
 from actor.planning import Planner, Step, token_sequence
-from actor.ppo import PolicyUpdate
+from actor.ppo import BatchRefused, PolicyUpdate
 from actor.publish import weights_payload
-from actor.specs import TrainerSpec
+from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, StageSettings, TrainerSpec
 from rollout import (
     ProbeSequence,
     WeightUpdate,
@@ -42,7 +44,6 @@ from rollout import (
 
 log = logging.getLogger(__name__)
 
-Stage = Literal["sft", "ppo"]
 META_FILE = "trainer.json"
 WEIGHT_FILE = ".safetensors"  # in the name of weight files and of the index over their shards
 
@@ -57,7 +58,8 @@ class Trainer:
     def __init__(self, spec: TrainerSpec, world: World) -> None:
         self.spec = spec
         self.world = world
-        self.stage: Stage = "sft"
+        self.settings = StageSettings("sft")
+        self.ppo = spec.ppo
         self._config = load_config(spec.model_path)
         self._dtype = getattr(torch, spec.dtype)
         self._frozen_adapter = weights.adapter_is_frozen(spec.freeze)
@@ -84,25 +86,45 @@ class Trainer:
         )
         self.reset_optimizer("sft")
 
-    def reset_optimizer(self, stage: Stage) -> None:
+    @property
+    def stage(self) -> Stage:
+        return self.settings.stage
+
+    def reset_optimizer(
+        self,
+        stage: Stage,
+        optim: OptimSpec | None = None,
+        critic_optim: OptimSpec | None = None,
+        ppo: PPOSpec | None = None,
+        dpo: DpoSpec | None = None,
+    ) -> None:
         """Begin a stage: fresh optimizer and schedule; "ppo" also takes a critic (the actor's weights, value head zero) and,
-        with a KL penalty, a reference model from the actor as it is now. Raises TrainerError for another stage."""
-        if stage not in get_args(Stage):
-            raise TrainerError(f"there is no stage {stage!r}; stages are {', '.join(get_args(Stage))}")
-        self.stage = stage
-        if stage == "sft":
-            self.critic = self.reference = None
-            self.actor.reset_optimizer(self.spec.sft_optim)
+        with a KL penalty, a reference model from the actor as it is now.
+
+        What is given replaces the trainer's own settings for this stage, checkpoints included. Raises TrainerError for a
+        stage there is not and for settings it does not use or cannot work with.
+        """
+        try:
+            settings = StageSettings(stage, optim, critic_optim, ppo, dpo)
+            chosen_ppo = settings.ppo_spec(self.spec)
+        except ValueError as error:
+            raise TrainerError(str(error)) from error
+        self._begin(settings, chosen_ppo)
+
+    def _begin(self, settings: StageSettings, ppo: PPOSpec) -> None:
+        self.settings, self.ppo = settings, ppo
+        self.critic = self.reference = None
+        self.actor.reset_optimizer(settings.actor_optim(self.spec))
+        if settings.stage != "ppo":
             return
-        self.actor.reset_optimizer(self.spec.actor_optim)
         state = self.actor.model.state_dict()
         if self.spec.critic:
             model = self._build(critic=True)
             self._copy(state, model)
             weights.freeze(model, self.spec.freeze)
             self.critic = Learner(model, self._dtype)
-            self.critic.reset_optimizer(self.spec.critic_optim)
-        if self.spec.ppo.kl_coef > 0:
+            self.critic.reset_optimizer(settings.critic_optim or self.spec.critic_optim)
+        if ppo.kl_coef > 0:
             self.reference = self._build(critic=False).requires_grad_(False)
             self._copy(state, self.reference)
 
@@ -119,13 +141,22 @@ class Trainer:
         return [values.numpy() for values in self.gather(self.run_forward(self.critic.ddp, step, _values), len(items))]
 
     def sft_step(self, examples: Sequence[SftExample]) -> UpdateReport:
-        """One optimizer step of cross entropy over the response tokens of `examples`."""
-        if self.stage != "sft":
-            raise TrainerError(f'the trainer is in stage {self.stage!r}; call reset_optimizer("sft") first')
+        """One optimizer step of cross entropy over the response tokens of `examples`.
+
+        The loss is a mean over the response tokens of the whole step (all micro-batches and ranks), each with its example's
+        weight: sum(weight x loss) / sum(weight). Raises BatchRefused for weights below 0, not finite or all 0.
+        """
+        self._need_stage("sft")
+        weight_sum = math.fsum(example.weight * len(example.response_ids) for example in examples)
+        if not all(0 <= example.weight < math.inf for example in examples) or weight_sum <= 0:
+            raise BatchRefused("SFT weights must be finite, at least 0 and not all 0")
         step = self._whole(examples)
+        # Megatron divides by the step's tokens; with weights of 1 this factor is exactly 1.
+        factor = step.tokens / weight_sum
+        weight = {index: example.weight * factor for index, example in enumerate(examples)}
 
         def loss(output: TokenOutputs, batch: MicroBatch) -> Loss:
-            total = losses.sft_loss(output.logprobs_T).sum()
+            total = (losses.sft_loss(output.logprobs_T) * batch.spread(weight)).sum()
             return Loss(total, {"loss": total.detach().clone(), "entropy": output.entropies_T.detach().sum()})
 
         result = self.actor.update(step.batches, loss)
@@ -142,9 +173,18 @@ class Trainer:
 
     def ppo_update(self, experiences: Sequence[Experience], rng_seed: int) -> UpdateReport:
         """One policy update over `experiences`; `rng_seed` orders the minibatches. See `actor.ppo`."""
-        if self.stage != "ppo":
-            raise TrainerError(f'the trainer is in stage {self.stage!r}; call reset_optimizer("ppo") first')
+        self._need_stage("ppo")
         return PolicyUpdate(self, experiences, rng_seed).run()
+
+    def dpo_step(self, pairs: Sequence[PreferencePair]) -> UpdateReport:
+        """One optimizer step of preference training over `pairs`, which carry their reference log-probs. See `actor.dpo`."""
+        self._need_stage("dpo")
+        return PreferenceUpdate(self, self.settings.dpo or self.spec.dpo, pairs).run()
+
+    def reference_log_probs(self, pairs: Sequence[PreferencePair]) -> list[tuple[float, float]]:
+        """Summed log-probs (chosen, rejected) of each pair, in nats, under the actor as it is now; call before the first
+        step and keep them with the pairs."""
+        return reference_log_probs(self, pairs)
 
     def weights(self, version: int) -> WeightUpdate | None:
         """The actor's weights for the engines, encoder left out; None on every rank but 0 (all ranks call)."""
@@ -169,20 +209,29 @@ class Trainer:
         if self.reference is not None:
             checkpoint.save(root / "reference", self.reference, None, self.world)
         if self.world.rank == 0:
-            (root / META_FILE).write_text(json.dumps({"stage": self.stage, "format": checkpoint.FORMAT}))
+            (root / META_FILE).write_text(json.dumps(self.settings.to_json() | {"format": checkpoint.FORMAT}))
 
     def load(self, directory: str) -> None:
         """Continue from what `save` wrote, in this or another layout. Raises CheckpointError."""
         root = Path(directory)
         try:
-            self.reset_optimizer(json.loads((root / META_FILE).read_text())["stage"])
-        except (OSError, ValueError, KeyError) as error:
+            settings = StageSettings.from_json(json.loads((root / META_FILE).read_text()))
+            ppo = settings.ppo_spec(self.spec)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise checkpoint.CheckpointError(f"{root} holds no complete trainer checkpoint: {error}") from error
+        self._begin(settings, ppo)
         for name, learner in self._learners():
             checkpoint.load(root / name, learner.model, learner.optimizer, self.world)
         if self.reference is not None:
             checkpoint.load(root / "reference", self.reference, None, self.world)
         self._bank.clear()
+
+    def load_weights_only(self, directory: str) -> None:
+        """The actor's weights of what `save` wrote, in this or another layout; the present stage begins anew with them (fresh
+        optimizer, schedule, critic, reference), and random state stays. Raises CheckpointError."""
+        checkpoint.load(Path(directory) / "actor", self.actor.model, None, self.world, with_random=False)
+        self._bank.clear()
+        self._begin(self.settings, self.ppo)
 
     def run_forward(
         self, model: torch.nn.Module, step: Step, read: Callable[[Any], torch.Tensor]
@@ -197,6 +246,10 @@ class Trainer:
         for part in self.world.gather_data_parallel(mine):
             everyone.update(part)
         return [everyone[index] for index in range(count)]
+
+    def _need_stage(self, stage: Stage) -> None:
+        if self.stage != stage:
+            raise TrainerError(f'the trainer is in stage {self.stage!r}; call reset_optimizer("{stage}") first')
 
     def _whole(self, items: Sequence[Experience | SftExample | ProbeSequence]) -> Step:
         sequences: list[TokenSequence] = [token_sequence(item) for item in items]

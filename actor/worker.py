@@ -13,8 +13,8 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from actor.messages import Experience, SftExample, UpdateReport
-from actor.specs import TrainerSpec
+from actor.messages import Experience, PreferencePair, SftExample, UpdateReport
+from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, TrainerSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,17 +84,33 @@ class TrainerWorker:
     def ppo_update(self, experiences: Sequence[Experience], rng_seed: int) -> UpdateReport:
         return self._trainer.ppo_update(experiences, rng_seed)
 
+    def dpo_step(self, pairs: Sequence[PreferencePair]) -> UpdateReport:
+        return self._trainer.dpo_step(pairs)
+
+    def reference_log_probs(self, pairs: Sequence[PreferencePair]) -> list[tuple[float, float]]:
+        return self._trainer.reference_log_probs(pairs)
+
     def weights(self, version: int) -> WeightUpdate | None:
         return self._trainer.weights(version)
 
-    def reset_optimizer(self, stage: str) -> None:
-        self._trainer.reset_optimizer(stage)
+    def reset_optimizer(
+        self,
+        stage: Stage,
+        optim: OptimSpec | None,
+        critic_optim: OptimSpec | None,
+        ppo: PPOSpec | None,
+        dpo: DpoSpec | None,
+    ) -> None:
+        self._trainer.reset_optimizer(stage, optim, critic_optim, ppo, dpo)
 
     def save(self, directory: str) -> None:
         self._trainer.save(directory)
 
     def load(self, directory: str) -> None:
         self._trainer.load(directory)
+
+    def load_weights_only(self, directory: str) -> None:
+        self._trainer.load_weights_only(directory)
 
     def export(self, directory: str) -> None:
         self._trainer.export(directory)

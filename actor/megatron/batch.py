@@ -63,6 +63,11 @@ class MicroBatch:
         """Concatenate the [R] tensors of this micro-batch's sequences out of a list over all sequences."""
         return torch.cat([values[member] for member in self.members]).to(self.targets_T.device)
 
+    def spread(self, values: Mapping[int, float]) -> torch.Tensor:
+        """[T]: one value a sequence, by member, at each of its response tokens; float32."""
+        each_B = torch.tensor([float(values[member]) for member in self.members])
+        return each_B.repeat_interleave(torch.tensor(self.lengths)).to(self.targets_T.device)
+
     def scatter(self, values_T: torch.Tensor) -> dict[int, torch.Tensor]:
         """Cut a [T] tensor into one CPU tensor [R] a sequence, by member."""
         return dict(zip(self.members, values_T.detach().cpu().split(self.lengths), strict=True))

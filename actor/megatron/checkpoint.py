@@ -76,15 +76,18 @@ def save(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: W
         raise CheckpointError(f"cannot write trainer checkpoint {directory}: {error}") from error
 
 
-def load(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: World) -> None:
-    """Read what `save` wrote in any layout. Raises CheckpointError when it is incomplete or of another model."""
+def load(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: World, with_random: bool = True) -> None:
+    """Read what `save` wrote in any layout; optimizer None: weights alone.
+
+    Raises CheckpointError when it is incomplete or of another model.
+    """
     if not (directory / ".metadata").is_file():
         raise CheckpointError(f"{directory} holds no complete trainer checkpoint; resume from an earlier one")
     try:
         saved = dist_checkpointing.load_common_state_dict(str(directory))
         wanted = _state(model, optimizer, world, loading=True)
         same_layout = saved["tensor_parallel"] == world.tensor_size
-        if not same_layout:
+        if not (same_layout and with_random):
             del wanted["random"]
         loaded = dist_checkpointing.load(wanted, str(directory))
     except (OSError, KeyError, CheckpointingException, torch_checkpoint.api.CheckpointException) as error:
@@ -93,6 +96,8 @@ def load(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: W
     if optimizer is not None:
         optimizer.megatron.load_state_dict(loaded["optimizer"])
         optimizer.schedule.load_state_dict(loaded["schedule"])
+    if not with_random:
+        return
     if same_layout:
         _restore_random(loaded["random"])
     else:
