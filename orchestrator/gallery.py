@@ -50,7 +50,7 @@ def _item(s: Scored) -> dict[str, object]:
     return {
         "id": s.trajectory.id,
         "question": s.question,
-        "sounds": [uri for ref in s.question.audio if (uri := _data_uri(Path(ref.path)))],
+        "sounds": [uri for ref in s.question.clips if (uri := _data_uri(Path(ref.path)))],
         "reasoning": s.sample.reasoning,
         "reply": s.sample.reply,
         "correct": s.correct,

@@ -23,10 +23,10 @@ from orchestrator.errors import RunFailed
 from orchestrator.progress import Advance, ProgressView
 from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
-from orchestrator.specs import engine_spec, trainer_spec
-from orchestrator.stages.scoring import Scored, ThinkTokens, pause_on_failing_reward, score
+from orchestrator.specs import engine_spec, examiner_spec, trainer_spec
+from orchestrator.stages.scoring import Scored, ThinkTokens, attach, pause_on_failing_reward, samples_of
 from orchestrator.tracking import RunTracker
-from rewards import ResolvedReward, RewardService, Verdict, read_costs
+from rewards import ResolvedReward, RewardService, Verdict, read_costs, resolve_reward
 from rollout import (
     AudioRef,
     FeatureCache,
@@ -45,6 +45,32 @@ from rollout import (
 
 log = logging.getLogger(__name__)
 FEW_CLIPS = 32  # below this a progress bar would only flicker
+
+
+class Judge:
+    """A reward service with what is needed to score sampled groups. limit: share of a function's failures that pauses the run."""
+
+    def __init__(self, service: RewardService, think: ThinkTokens, limit: float) -> None:
+        self.service = service
+        self._think = think
+        self._limit = limit
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Content hash of every function."""
+        return self.service.versions
+
+    def score(
+        self, questions: Sequence[Question], groups: Sequence[Sequence[Trajectory]], where: str
+    ) -> list[list[Scored]]:
+        """groups[i] answers questions[i]. Raises RunPaused when a reward function fails on too many of them."""
+        flat = [trajectory for group in groups for trajectory in group]
+        asked = [question for question, group in zip(questions, groups, strict=True) for _ in group]
+        samples = samples_of(asked, flat, self._think)
+        scored = attach(asked, flat, samples, self.service.score(samples))
+        pause_on_failing_reward(scored, self.service.spec, self._limit, where)
+        members = iter(scored)
+        return [[next(members) for _ in group] for group in groups]
 
 
 class Parts:
@@ -74,6 +100,8 @@ class Parts:
         self.costs_file = directory.root / "reward_costs.jsonl"
         spec = dataclasses.replace(reward.spec, costs_file=str(self.costs_file))
         self.rewards = RewardService(dataclasses.replace(reward, spec=spec))
+        self.judge = Judge(self.rewards, self.think, config.reward.max_invalid_share)
+        self._examiner: Judge | None = None
         self._prompts: dict[str, Prompt] = {}
         self.pool: RolloutPool
         self.ledger: Ledger
@@ -81,6 +109,7 @@ class Parts:
     def start(self, redis_url: str, run_id: str) -> None:
         """Engines, trainer ranks and reward workers at the same time. Raises what the first of them raises."""
         config = self.config
+        self._redis_url = redis_url
         self.ledger = Ledger(redis_url, run_id, verdict_type=Verdict)
         if config.reward.cache:
             self.rewards.use_cache(redis_url)
@@ -102,8 +131,13 @@ class Parts:
 
     def stop(self) -> None:
         """Stop what was started; a part that fails to stop is logged and does not keep the others running."""
-        for name in ("pool", "trainer", "rewards"):
-            part = getattr(self, name, None)
+        examiner = self._examiner.service if self._examiner else None
+        for name, part in (
+            ("pool", getattr(self, "pool", None)),
+            ("trainer", getattr(self, "trainer", None)),
+            ("rewards", self.rewards),
+            ("examiner", examiner),
+        ):
             if part is None:
                 continue
             try:
@@ -111,14 +145,26 @@ class Parts:
             except (RuntimeError, OSError, TimeoutError) as error:
                 log.warning("%s did not stop cleanly: %s", name, error)
 
+    @property
+    def examiner(self) -> Judge:
+        """Scores with the functions that filter and measure (`specs.examiner_spec`), started when first asked for."""
+        if self._examiner is None:
+            service = RewardService(resolve_reward(examiner_spec(self.config)))
+            if self.config.reward.cache:
+                service.use_cache(self._redis_url)
+            service.start(self.config.rollout.start_timeout_s)
+            self._examiner = Judge(service, self.think, self.config.reward.max_invalid_share)
+        return self._examiner
+
     def prompts(self, questions: Sequence[Question]) -> list[Prompt]:
         """Token ids of questions. Encoder features that are not in the cache yet are computed, with a bar when they are many."""
         new = [question for question in questions if question.id not in self._prompts]
-        audio = list({ref.sha256: ref for question in new for ref in question.audio}.values())
+        audio = list({ref.sha256: ref for question in new for ref in question.clips}.values())
         refs = self._encode(audio)
         for question in new:
-            chunks = [chunk for ref in question.audio for chunk in refs[ref.sha256]]
-            self._prompts[question.id] = self.builder.build(question, chunks)
+            clips = [refs[ref.sha256] for ref in question.clips]
+            chunks = [chunk for clip in clips for chunk in clip]
+            self._prompts[question.id] = self.builder.build(question, chunks, [len(clip) for clip in clips])
         return [self._prompts[question.id] for question in questions]
 
     def _encode(self, audio: Sequence[AudioRef]) -> dict[str, list[FeatureRef]]:
@@ -143,18 +189,6 @@ class Parts:
         ]
         ids = [f"{prefix}/{question.id}" for question in questions]
         return self.pool.generate(prompts, specs, ids, on_done=advance, ledger_round=ledger_round)
-
-    def rollout_and_score(
-        self, questions: Sequence[Question], spec: SamplingSpec, prefix: str, advance: Advance | None = None
-    ) -> list[list[Scored]]:
-        """Outer index: question; inner: its samples. Raises RunPaused when a reward function fails on too many of them."""
-        groups = self.rollout(questions, spec, prefix, advance)
-        flat = [trajectory for group in groups for trajectory in group]
-        asked = [question for question, group in zip(questions, groups, strict=True) for _ in group]
-        scored = score(self.rewards, asked, flat, self.think)
-        pause_on_failing_reward(scored, self.rewards.spec, self.config.reward.max_invalid_share, prefix)
-        members = iter(scored)
-        return [[next(members) for _ in group] for group in groups]
 
     def reward_costs(self) -> dict[str, float]:
         """What judges and other paid servers have cost this run so far, as metrics; empty without any."""

@@ -1,15 +1,28 @@
-"""Waveforms for reward functions that listen.
+"""Recordings of a question, and their waveforms for reward functions that listen.
 
-Neighbours: `Clip.waveform` calls this inside a scoring process; `rollout.audio` decodes. Invariants: a file is decoded once a
-process and rate; nothing is imported before a function asks for sound.
+Neighbours: `Sample.clips` and `Clip.waveform` call this inside a scoring process, `http_api` before it; `rollout.audio` decodes.
+Invariants: every recording that a function can reach is one of `recordings`; a file is decoded once a process and rate; nothing
+is imported before a function asks for sound.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 KEPT = 32  # clips; ten seconds take 0.6 MB at 16 kHz
+
+
+def recordings(question: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(place, recording) of a question as fields, in the order of the prompt: `history[0].audio[1]`, then `audio[0]`.
+
+    A turn that is no object has none.
+    """
+    for number, turn in enumerate(question.get("history") or ()):
+        if isinstance(turn, Mapping):
+            yield from ((f"history[{number}].audio[{i}]", clip) for i, clip in enumerate(turn.get("audio") or ()))
+    yield from ((f"audio[{i}]", clip) for i, clip in enumerate(question.get("audio") or ()))
 
 
 @lru_cache(maxsize=KEPT)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rewards.clips import recordings
 from rewards.errors import RewardError
 from rewards.messages import JointTerm, RewardSpec, RewardTerm
 
@@ -22,8 +23,8 @@ MIN_MEMORY_MB = 64  # below this the interpreter of a scoring process does not s
 
 
 def modality_of(question: Mapping[str, Any]) -> str:
-    """`audio` when the question has a recording, else `text`; question: `dataclasses.asdict` of a Question."""
-    return "audio" if question.get("audio") else "text"
+    """`audio` when the question or an earlier turn has a recording, else `text`; question: `dataclasses.asdict` of a Question."""
+    return "audio" if next(recordings(question), None) else "text"
 
 
 def applicable(terms: Iterable[RewardTerm], modality: str, dataset: str = "") -> tuple[RewardTerm, ...]:

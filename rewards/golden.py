@@ -7,14 +7,14 @@ A case is one JSON line:
 
 `expected` is a number, `{"low": 0.2, "high": 0.6}`, or `{"invalid": "part of the reason"}`. Optional: `parameters` of the
 function, `finished` (default true), `tolerance` (default 1e-6), `reasoning_tokens` (default: words of the reasoning).
-Clips: `{"path": "…"}` in `question.audio`, relative to the file. Neighbours: `lab` runs them, `published` keeps them with the
-source. Invariant: a bad line is refused with file and line.
+Clips: `{"path": "…"}` in `audio` of the question or of an earlier turn, relative to the file. Neighbours: `lab` runs them,
+`published` keeps them with the source. Invariant: a bad line is refused with file and line.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,11 @@ def sample_of(data: Mapping[str, Any], folder: Path, trajectory_id: str) -> Samp
     if unknown:
         raise ValueError(f"unknown question fields {unknown}; known: {', '.join(QUESTION_DEFAULTS)}")
     question = QUESTION_DEFAULTS | dict(data["question"])
-    question["audio"] = [
-        {"sha256": "", "seconds": 0.0} | dict(clip) | {"path": str((folder / clip["path"]).absolute())}
-        for clip in question["audio"]
+    question["history"] = [
+        dict(turn) | {"audio": _clips(turn["audio"], folder)} if turn.get("audio") else turn
+        for turn in question["history"]
     ]
+    question["audio"] = _clips(question["audio"], folder)
     text = str(data["response"])
     reasoning, reply, well_formed = split_response(text)
     reasoning_tokens = int(data.get("reasoning_tokens", len(reasoning.split())))
@@ -142,3 +143,11 @@ def sample_of(data: Mapping[str, Any], folder: Path, trajectory_id: str) -> Samp
         response_tokens,
         reasoning_tokens,
     )
+
+
+def _clips(clips: Iterable[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Recordings with absolute paths, digest and length empty where they are not given."""
+    return [
+        {"sha256": "", "seconds": 0.0} | dict(clip) | {"path": str((folder / clip["path"]).absolute())}
+        for clip in clips
+    ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rewards.clips import recordings
 from rewards.composition import check_spec
 from rewards.errors import RewardError
 from rewards.http_messages import (
@@ -130,8 +131,10 @@ class RewardApi:
             sample = parse_sample(data, self.settings.clips or NO_FOLDER, field)
         except BadSample as error:
             raise Refused(422, f"{field}.{error.field}" if error.field else field, error.message) from error
-        for place, clip in enumerate(sample.question.get("audio") or ()):
-            self._check_clip(str(clip.get("path", "")), f"{field}.question.audio[{place}].path")
+        for place, clip in recordings(sample.question):
+            if not isinstance(clip, Mapping):
+                raise Refused(422, f"{field}.question.{place}", "an object with a path expected")
+            self._check_clip(str(clip.get("path", "")), f"{field}.question.{place}.path")
         return sample
 
     def _check_clip(self, path: str, field: str) -> None:

@@ -20,6 +20,7 @@ from rewards import registry
 from rewards.bundle import Bundle, from_source
 from rewards.bundle_files import materialise
 from rewards.bundle_import import forget, import_bundle
+from rewards.clips import recordings
 from rewards.comparison import Difference, compare
 from rewards.errors import RewardError
 from rewards.golden import GoldenCase, load_cases, parse_cases
@@ -172,7 +173,7 @@ def golden_lines(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     """Cases as they are published, one canonical line each, and the digests of their recordings. Raises RewardError."""
     load_cases(path)
     cases = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    clips = {clip["path"] for case in cases for clip in case["question"].get("audio", [])}
+    clips = {clip["path"] for case in cases for _, clip in recordings(case["question"])}
     try:
         digests = {clip: hashlib.sha256((path.parent / clip).read_bytes()).hexdigest() for clip in sorted(clips)}
     except OSError as error:

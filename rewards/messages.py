@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from rewards.clips import recordings
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -128,14 +130,14 @@ class Sample:
         return self.question.get("rubric") or ""
 
     @property
-    def history(self) -> list[dict[str, str]]:
-        """Earlier turns, oldest first: `{"role", "text"}`."""
+    def history(self) -> list[dict[str, Any]]:
+        """Earlier turns, oldest first: `{"role", "text"}`, and `"audio"` where a turn has recordings."""
         return list(self.question.get("history") or ())
 
     @property
     def clips(self) -> tuple[Clip, ...]:
-        """The question's recordings; a file is opened when its waveform is asked for."""
-        return tuple(Clip(audio["path"], audio["seconds"]) for audio in self.question.get("audio") or ())
+        """The recordings of all turns in the order of the prompt; a file is opened when its waveform is asked for."""
+        return tuple(Clip(audio["path"], audio["seconds"]) for _, audio in recordings(self.question))
 
 
 @dataclass(frozen=True, slots=True)

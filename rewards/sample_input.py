@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from rewards.clips import recordings
 from rewards.errors import RewardError
 from rewards.golden import QUESTION_DEFAULTS, sample_of
 from rewards.messages import Sample
@@ -73,9 +74,12 @@ def _written(data: Mapping[str, Any], folder: Path, trajectory_id: str) -> Sampl
     _no_stray(question, QUESTION_DEFAULTS, "question.")
     for name, default in QUESTION_DEFAULTS.items():
         _check(f"question.{name}", question.get(name, default), type(default))
-    for index, clip in enumerate(question.get("audio", [])):
-        _check(f"question.audio[{index}]", clip, Mapping)
-        _check(f"question.audio[{index}].path", clip.get("path"), str)
+    for number, turn in enumerate(question.get("history", [])):
+        _check(f"question.history[{number}]", turn, Mapping)
+        _check(f"question.history[{number}].audio", turn.get("audio", []), list)
+    for place, clip in recordings(question):
+        _check(f"question.{place}", clip, Mapping)
+        _check(f"question.{place}.path", clip.get("path"), str)
     for name, kind in (("finished", bool), ("reasoning_tokens", int), ("id", str)):
         if name in data:
             _check(name, data[name], kind)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 
@@ -44,17 +46,27 @@ class AudioRef:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One earlier turn of a conversation; role: `human` or `assistant`, as in the chat template."""
+    """One earlier turn of a conversation; role: `human` or `assistant`, as in the chat template.
+
+    audio: recordings of this turn, before its text.
+    """
 
     role: str
     text: str
+    audio: tuple[AudioRef, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Turn:
+        """Raises TypeError for an unknown or missing field."""
+        return cls(**(data | {"audio": tuple(AudioRef(**a) for a in data.get("audio", ()))}))
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One item of a data set, audio or text only (`audio` empty).
+    """One item of a data set: audio when it or an earlier turn has a recording, else text only.
 
-    prompt: the question in words, without options and without placeholders; choices: options in the order shown (empty for
+    prompt: the question in words, without options and without placeholders; audio: recordings of the last turn, before its
+    text (`clips` has those of earlier turns, too); choices: options in the order shown (empty for
     short answers); answer: reference answer as text (for a choice: the option's text); tolerance: absolute, in the answer's
     unit, for AnswerKind.NUMBER; truth: the numbers behind the answer (`events`: what sounds when, how high, how loud);
     history: earlier turns, oldest first; rubric: what a judge should look for; dataset: name of the data set it came from.
@@ -77,11 +89,27 @@ class Question:
     dataset: str = ""
 
     @property
+    def clips(self) -> tuple[AudioRef, ...]:
+        """Every recording in the order of the prompt: earlier turns first, then the question's own."""
+        return (*(clip for turn in self.history for clip in turn.audio), *self.audio)
+
+    @property
     def is_audio(self) -> bool:
-        return bool(self.audio)
+        return bool(self.audio) or any(turn.audio for turn in self.history)
+
+    def with_clips(self, clips: Sequence[AudioRef]) -> Question:
+        """The same question with these recordings in place of `clips`, in the same order. Raises ValueError for another number."""
+        if len(clips) != len(self.clips):
+            raise ValueError(f"question {self.id!r} has {len(self.clips)} recordings, not {len(clips)}")
+        rest = iter(clips)
+        history = tuple(dataclasses.replace(turn, audio=tuple(islice(rest, len(turn.audio)))) for turn in self.history)
+        return dataclasses.replace(self, history=history, audio=tuple(rest))
 
     def to_json(self) -> str:
         data = dataclasses.asdict(self)
+        for turn in data["history"]:
+            if not turn["audio"]:
+                del turn["audio"]
         for name in ("history", "rubric", "dataset"):  # most questions have none
             if not data[name]:
                 del data[name]
@@ -94,7 +122,7 @@ class Question:
         data["answer_kind"] = AnswerKind(data["answer_kind"])
         data["choices"] = tuple(data.get("choices", ()))
         data["audio"] = tuple(AudioRef(**a) for a in data.get("audio", ()))
-        data["history"] = tuple(Turn(**turn) for turn in data.get("history", ()))
+        data["history"] = tuple(Turn.from_dict(turn) for turn in data.get("history", ()))
         return cls(**data)
 
     @classmethod

@@ -1,13 +1,14 @@
 """The one place where a question becomes token ids with audio placeholders, and a written answer becomes response ids.
 
 Neighbours: takes `Question`s and the feature cache's `FeatureRef`s; engines get `compact_ids`, trainers `expanded_ids`.
-Invariants: placeholders are expanded here only; text of a question cannot smuggle in a special token; the chat
-template of the tokenizer gives the same text.
+Invariants: placeholders are expanded here only; each turn's stand before its own text; text of a question cannot smuggle in a
+special token; the chat template of the tokenizer gives the same text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from rollout.audio.refs import FeatureRef
@@ -32,8 +33,13 @@ class PromptBuilder:
         self.special = special_ids(tokenizer)
         self._encoder = config.audio_encoder_config
 
-    def text(self, question: Question, chunks: int) -> str:
-        """The prompt as text: earlier turns, then the question with one placeholder for each of `chunks` audio chunks."""
+    def text(self, question: Question, chunks: int | Sequence[int]) -> str:
+        """The prompt as text: earlier turns, then the question; each turn's audio placeholders before its text.
+
+        chunks: audio chunks of each of `question.clips`, one placeholder a chunk; a plain number: of the last turn, when no
+        earlier turn has audio.
+        """
+        *earlier_chunks, last_chunks = self._chunks_of_turns(question, chunks)
         options = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
         body = question.prompt + options
         spoken = "".join(turn.text for turn in question.history) + body
@@ -49,20 +55,27 @@ class PromptBuilder:
             raise PromptError(
                 f"question {question.id!r}: a turn's role is {' or '.join(ROLES)}, not {unknown[0]!r}; correct its history"
             )
-        earlier = "".join(f"{BOT}{turn.role}\n{turn.text}{EOT}" for turn in question.history)
-        return f"{earlier}{BOT}human\n{AUDIO_PATCH * chunks}{body}{EOT}{BOT}assistant\n"
+        earlier = "".join(
+            f"{BOT}{turn.role}\n{AUDIO_PATCH * count}{turn.text}{EOT}"
+            for turn, count in zip(question.history, earlier_chunks, strict=True)
+        )
+        return f"{earlier}{BOT}human\n{AUDIO_PATCH * last_chunks}{body}{EOT}{BOT}assistant\n"
 
-    def build(self, question: Question, features: Sequence[FeatureRef] = ()) -> Prompt:
-        """Token ids of a question; `features`: its audio's chunks in order (`FeatureCache.ensure(question.audio)`).
+    def build(
+        self, question: Question, features: Sequence[FeatureRef] = (), chunks: Sequence[int] | None = None
+    ) -> Prompt:
+        """Token ids of a question; `features`: chunks of all its clips in order (`FeatureCache.warm(question.clips)`).
 
-        Raises PromptError when the question has audio but no features, or the reverse, or text that cannot be encoded.
+        chunks: how many of `features` belong to each of `question.clips`; may be left out when no earlier turn has audio.
+        Raises PromptError when the question has audio but no features, or the reverse, when `chunks` fits neither clips nor
+        features, or for text that cannot be encoded.
         """
-        if bool(features) != question.is_audio:
+        if bool(features) != question.is_audio or (chunks is not None and sum(chunks) != len(features)):
             raise PromptError(
-                f"question {question.id!r} has {len(question.audio)} recordings "
-                f"but {len(features)} feature chunks were given"
+                f"question {question.id!r} has {len(question.clips)} recordings "
+                f"but {len(features)} feature chunks were given" + ("" if chunks is None else f", counted as {chunks}")
             )
-        compact = self.encode(self.text(question, len(features)))
+        compact = self.encode(self.text(question, len(features) if chunks is None else chunks))
         counts = iter([patch_count(ref.frames, self._encoder) for ref in features])
         expanded: list[int] = []
         for token in compact:
@@ -72,6 +85,23 @@ class PromptBuilder:
             else:
                 expanded.append(token)
         return Prompt(question.id, tuple(compact), tuple(expanded), tuple(ref.key for ref in features))
+
+    @staticmethod
+    def _chunks_of_turns(question: Question, chunks: int | Sequence[int]) -> list[int]:
+        """Audio chunks of every earlier turn, then of the last. Raises PromptError when they can't be told."""
+        sizes = [len(turn.audio) for turn in question.history]
+        if isinstance(chunks, int):
+            if any(sizes):
+                raise PromptError(
+                    f"question {question.id!r} has audio in earlier turns; say how many chunks each recording has"
+                )
+            return [0] * len(sizes) + [chunks]
+        if len(chunks) != len(question.clips):
+            raise PromptError(
+                f"question {question.id!r} has {len(question.clips)} recordings, chunks were counted for {len(chunks)}"
+            )
+        rest = iter(chunks)
+        return [sum(islice(rest, size)) for size in (*sizes, len(question.audio))]
 
     def response(self, reasoning: str, reply: str) -> tuple[int, ...]:
         """Ids of a written response, end token included; empty `reasoning` is the direct answer."""

@@ -56,7 +56,7 @@ def check_record(record: object) -> list[str]:
     """Faults of one decoded line; [] means `question_of` accepts it."""
     if not isinstance(record, dict):
         return ["a line must be one JSON object"]
-    faults = [_unknown(name, _FIELDS) for name in record if name not in _FIELDS]
+    faults = [unknown_field(name, _FIELDS) for name in record if name not in _FIELDS]
     faults += [f"field '{name}' is missing" for name in _REQUIRED if name not in record]
     for name in _TEXT:
         value = record.get(name, "")
@@ -73,11 +73,16 @@ def check_record(record: object) -> list[str]:
 
 def question_of(record: Mapping[str, Any]) -> Question:
     """The question of a record without faults; clips may lack digest and length (`AudioRef` with '' and 0)."""
-    clips = [{"sha256": "", "seconds": 0.0} | clip for clip in record.get("audio", ())]
-    return Question.from_dict({**record, "audio": clips})
+
+    def filled(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {**part, "audio": [{"sha256": "", "seconds": 0.0} | clip for clip in part.get("audio", ())]}
+
+    history = [filled(turn) for turn in record.get("history", ())]
+    return Question.from_dict(filled(record) | {"history": history})
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """The fault of a field that nobody knows, with the nearest known name."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"unknown field '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
 
@@ -90,7 +95,7 @@ def _check_audio(clips: object) -> list[str]:
         if not isinstance(clip, dict) or not isinstance(clip.get("path"), str) or not clip["path"]:
             faults.append(f"clip {number} must be an object with a 'path'")
             continue
-        faults += [f"clip {number}: {_unknown(name, _AUDIO)}" for name in clip if name not in _AUDIO]
+        faults += [f"clip {number}: {unknown_field(name, _AUDIO)}" for name in clip if name not in _AUDIO]
         if not isinstance(clip.get("sha256", ""), str):
             faults.append(f"clip {number}: 'sha256' must be text")
         if not _is_number(clip.get("seconds", 0.0)) or clip.get("seconds", 0.0) < 0:
@@ -103,10 +108,15 @@ def _check_history(turns: object) -> list[str]:
         return ["field 'history' must be a list of turns"]
     faults = []
     for number, turn in enumerate(turns, 1):
-        if not isinstance(turn, dict) or set(turn) != {"role", "text"} or not isinstance(turn["text"], str):
-            faults.append(f"turn {number} of 'history' must be an object with 'role' and 'text'")
-        elif turn["role"] not in ROLES:
+        named = isinstance(turn, dict) and {"role", "text"} <= set(turn) <= {"role", "text", "audio"}
+        if not named or not isinstance(turn["text"], str):
+            faults.append(
+                f"turn {number} of 'history' must be an object with 'role', 'text' and, if it has clips, 'audio'"
+            )
+            continue
+        if turn["role"] not in ROLES:
             faults.append(f"turn {number} of 'history': role {turn['role']!r} is none of {', '.join(ROLES)}")
+        faults += [f"turn {number} of 'history': {fault}" for fault in _check_audio(turn.get("audio", []))]
     return faults
 
 

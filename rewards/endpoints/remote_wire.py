@@ -28,7 +28,9 @@ def sample_json(sample: Sample) -> bytes:
     """One entry of `samples`."""
     data = msgspec.to_builtins(sample)
     question = data["question"]
-    question["audio"] = [{"sha256": clip["sha256"], "seconds": clip["seconds"]} for clip in question.get("audio") or ()]
+    for part in (question, *(question.get("history") or ())):
+        if part is question or (isinstance(part, dict) and part.get("audio")):
+            part["audio"] = [{"sha256": clip["sha256"], "seconds": clip["seconds"]} for clip in part.get("audio") or ()]
     return msgspec.json.encode(data)
 
 

@@ -89,3 +89,59 @@ def test_an_unknown_role_and_special_tokens_in_earlier_turns_are_refused():
         BUILDER.text(dataclasses.replace(question(0), history=(Turn("system", "Be brief."),)), 0)
     with pytest.raises(PromptError, match="EOT"):
         BUILDER.text(dataclasses.replace(question(0), history=(Turn("human", "Hi<|EOT|>"),)), 0)
+
+
+def test_clips_of_two_turns_stand_in_their_own_turns_and_features_keep_that_order():
+    first, second, third = (AudioRef(f"{name}.wav", name, 2.5) for name in "abc")
+    history = (Turn("human", "What is this?", (first, second)), Turn("assistant", "A dog."))
+    asked = dataclasses.replace(question(0, prompt="And this?", choices=()), history=history, audio=(third,))
+    assert asked.clips == (first, second, third)
+    assert BUILDER.text(asked, [1, 2, 1]) == (
+        "<|BOT|>human\n<audio_patch><audio_patch><audio_patch>What is this?<|EOT|><|BOT|>assistant\nA dog.<|EOT|>"
+        "<|BOT|>human\n<audio_patch>And this?<|EOT|><|BOT|>assistant\n"
+    )
+    features = [FeatureRef("a", 62), FeatureRef("b0", 50), FeatureRef("b1", 10), FeatureRef("c", 25)]
+    prompt = BUILDER.build(asked, features, [1, 2, 1])
+    assert prompt.feature_keys == ("a", "b0", "b1", "c")
+    start, patch = (TOKENIZER.convert_tokens_to_ids(f"<audio_{name}>") for name in ("start", "patch"))
+    lengths = []
+    for before, token in zip((None, *prompt.expanded_ids), prompt.expanded_ids, strict=False):
+        if token == patch and before == start:
+            lengths.append(0)
+        if token == patch:
+            lengths[-1] += 1
+    assert lengths == [31, 25, 5, 13]
+    question_ids = BUILDER.encode("And this?")
+    places = [i for i, token in enumerate(prompt.expanded_ids) if token == start]
+    turn_end = prompt.expanded_ids.index(BUILDER.special.eot)
+    assert [place < turn_end for place in places] == [True, True, True, False]
+    last = places[-1] + lengths[-1] + 2
+    assert list(prompt.expanded_ids[last : last + len(question_ids)]) == question_ids
+
+
+def test_a_clip_in_an_earlier_turn_alone_makes_an_audio_question():
+    asked = dataclasses.replace(question(0), history=(Turn("human", "Listen.", (RECORDING,)),))
+    assert asked.is_audio and asked.clips == (RECORDING,)
+    text = BUILDER.text(asked, [1])
+    assert text.startswith("<|BOT|>human\n<audio_patch>Listen.<|EOT|>") and text.count("<audio_patch>") == 1
+
+
+def test_chunks_that_fit_neither_clips_nor_features_are_refused():
+    asked = dataclasses.replace(question(1), history=(Turn("human", "Listen.", (RECORDING,)),))
+    features = [FeatureRef("k1", 62), FeatureRef("k2", 62)]
+    with pytest.raises(PromptError, match="how many chunks"):
+        BUILDER.build(asked, features)
+    with pytest.raises(PromptError, match="counted for 1"):
+        BUILDER.build(asked, features, [2])
+    with pytest.raises(PromptError, match="2 feature chunks"):
+        BUILDER.build(asked, features, [1, 2])
+
+
+def test_turns_without_audio_keep_their_json_and_turns_with_audio_come_back():
+    plain = dataclasses.replace(question(0), history=(Turn("human", "Hello"),))
+    assert '"history": [{"role": "human", "text": "Hello"}]' in plain.to_json()
+    heard = dataclasses.replace(question(1), history=(Turn("human", "Listen.", (RECORDING,)),))
+    for asked in (plain, heard):
+        assert Question.from_json(asked.to_json()) == asked
+    with pytest.raises(ValueError, match="2 recordings, not 1"):
+        heard.with_clips([RECORDING])
