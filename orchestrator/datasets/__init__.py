@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "cursor": ["Cursor"],
+        "demonstrations": ["Demonstration", "direct_audio", "read_demonstrations", "write_demonstrations"],
         "jsonl": ["load_questions", "write_questions"],
         "schema": ["DataError", "Problem"],
     },
