@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from orchestrator.stages.repeats import repeat_metrics
 from orchestrator.stages.scoring import Scored
 from rewards import RewardSpec, applicable, modality_of
 
@@ -45,6 +46,7 @@ def update_metrics(scored: Sequence[Scored], training: Mapping[str, float], spec
     }
     if stated:
         out["think/true_perceptions"] = sum(s.true_claims for s in valid) / stated
+    out |= repeat_metrics(scored)
     out |= component_metrics(scored, spec)
     out |= {f"accuracy/{task}": _mean(values) for task, values in by_task.items()}
     out |= {f"policy/{name}": value for name, value in training.items()}
