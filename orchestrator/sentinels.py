@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.config.schema import SentinelConfig
 
 ALARM = "alarm"  # key of a record whose policy update raised one
+ROUNDING = 1e-9  # relative; a mean of equal values may differ from them by less
 
 Record = Mapping[str, Any]
 
@@ -187,7 +188,7 @@ def _copied(curves: Curves, config: SentinelConfig) -> Finding | None:
 
 def _above(found: Curve, limit: float | None, unit: str = "") -> Finding | None:
     """The mean is above a limit."""
-    if not limit or not found or found.now <= limit:
+    if not limit or not found or found.now <= limit * (1 + ROUNDING):
         return None
     figures = {found.metric: {"now": found.now, "threshold": limit}}
     return Finding(f"{found.metric} is {_figure(found.now, unit)}, above {_figure(limit, unit)}", figures)
@@ -209,7 +210,7 @@ def _spread(found: Curve, limit: float | None) -> Finding | None:
         return None
     best = min(found.earlier, default=0.0)
     bound = best + limit * (1 - best)
-    if found.now <= bound or found.now <= best:
+    if found.now <= bound * (1 + ROUNDING) or found.now <= best * (1 + ROUNDING):
         return None
     figures = {found.metric: {"now": found.now, "best": best, "threshold": bound}}
     return Finding(f"{found.metric} is {found.now:.3f}, above {bound:.3f} (it was {best:.3f} at best)", figures)
