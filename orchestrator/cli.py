@@ -24,6 +24,7 @@ from orchestrator import paths
 from orchestrator.config.compose import compose_config, flat, known_keys, to_yaml
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import MgrdError
+from orchestrator.eval_cli import evaluate_command
 from orchestrator.rewards_cli import rewards_app
 
 REFUSED, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
@@ -38,6 +39,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Fetch models, build the tiny
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(rewards_app, name="rewards")
+app.command("eval")(evaluate_command)
 console = Console()
 errors = Console(stderr=True)
 

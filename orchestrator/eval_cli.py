@@ -1,0 +1,146 @@
+"""`mgrd eval`: any checkpoint on any data set, with intervals.
+
+Neighbours: `evaluation.run` does it; `cli` adds the command. Invariants: exit codes as in `cli`: 2 refused with nothing started, 1 failed,
+3 paused, 130 interrupted; what is finished is kept and `--resume` goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.errors import ConfigError, MgrdError, PreflightError, RunPaused
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.report import EvaluationReport
+    from orchestrator.evaluation.sources import EvaluationData
+
+REFUSED, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
+console = Console()
+errors = Console(stderr=True)
+
+
+def evaluate_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run's directory, a checkpoint folder (a run's is RUN/model), a hub id, or a preset: tiny."
+        ),
+    ],
+    *,
+    data: Annotated[
+        Path | None, typer.Option(help="Questions as JSON lines (docs/DATA.md).", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Responses a question at temperature 1, beside one greedy.")] = 4,
+    pass_k: Annotated[str, typer.Option("--pass-k", help="pass@k for these k, none above --samples.")] = "1,4",
+    questions: Annotated[int, typer.Option(min=0, help="At most so many, balanced over tasks; 0: all.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of report, table, plots and samples; default: evaluations/DATA-MODEL-TIME."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in --out where a killed evaluation stopped.")] = False,
+    chunk: Annotated[int, typer.Option(min=1, help="Questions that are sampled and kept together.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same samples (on CPU).")] = 11,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Configuration, key=value: rollout.max_new_tokens=64, actor.device=cuda.", show_default=False
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what every part does.")] = False,
+) -> None:
+    """Evaluate a checkpoint: accuracy by task with intervals, pass@k, and whether longer thinking helps.
+
+    [bold]mgrd eval runs/demo-seed11 --data held_out.jsonl[/bold] samples every question four times and once greedily, judges the
+    replies, and writes report.json, table.md and plots; MLflow gets the same. Intervals are 95 %, by bootstrap over questions.
+    A model of a run is sampled under that run's settings unless [bold]--set[/bold] says otherwise.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    from orchestrator.datasets import DataError
+    from orchestrator.evaluation.run import Request, evaluate
+    from orchestrator.evaluation.session import PromptTooLong
+    from orchestrator.evaluation.sources import find_checkpoint, limited
+    from orchestrator.progress import ProgressView
+    from rollout import AudioError, EngineDied, ModelError, PromptError
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    if resume and out is None:
+        _refuse("--resume needs the folder to go on in: --out DIR")
+    try:
+        ks = _ks(pass_k)
+        chosen = limited(_data(data), questions)
+        checkpoint = find_checkpoint(model)
+        folder = out or Path("evaluations") / f"{chosen.name}-{checkpoint.digest[:8]}-{time.strftime('%Y%m%d-%H%M%S')}"
+        request = Request(
+            checkpoint, chosen, folder, samples, ks, chunk, seed, resume=resume, overrides=tuple(settings or ())
+        )
+        finished = evaluate(request, ProgressView(console))
+    except (PreflightError, ConfigError, DataError, AudioError, ModelError, PromptError, PromptTooLong) as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        _end("[yellow]stopped.[/yellow]", "", folder, INTERRUPTED)
+    except RunPaused as pause:
+        _end("[yellow]paused:[/yellow]", str(pause), folder, PAUSED)
+    except (MgrdError, EngineDied, RuntimeError, OSError) as error:
+        logging.getLogger(__name__).debug("the evaluation failed", exc_info=True)
+        _end("[red]failed:[/red]", f"{type(error).__name__}: {error}", folder, FAILED)
+    _show(finished.report)
+    console.print(f"written to {finished.folder}; MLflow run {finished.record['mlflow']['run_id']}", highlight=False)
+
+
+def _data(file: Path | None) -> EvaluationData:
+    from orchestrator.evaluation.sources import jsonl_data
+
+    if file is None:
+        raise PreflightError("say what to evaluate on: --data FILE")
+    return jsonl_data(file)
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise PreflightError(f"--pass-k {text!r}: give whole numbers with commas, such as 1,4") from error
+    if any(k < 1 for k in found):
+        raise PreflightError(f"--pass-k {text!r}: every k is 1 or more")
+    return found
+
+
+def _show(report: EvaluationReport) -> None:
+    from orchestrator.evaluation.report import summary_lines, table_rows
+
+    rows = table_rows(report)
+    table = Table(title="Accuracy, % [95 % interval]", title_justify="left")
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows[1:-1]:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*rows[-1])
+    console.print(table)
+    for line in summary_lines(report):
+        console.print(line, highlight=False)
+
+
+def _refuse(message: str) -> NoReturn:
+    errors.print(f"[red]refused:[/red] {escape(message)}", highlight=False)
+    raise typer.Exit(REFUSED)
+
+
+def _end(what: str, message: str, folder: Path, code: int) -> NoReturn:
+    hint = f"go on with the same command and --resume --out {folder}"
+    errors.print(f"{what} {escape(message)}\n{escape(hint)}", highlight=False)
+    raise typer.Exit(code)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,263 @@
+"""One evaluation from start to end: engines up, questions asked, report written, recorded in MLflow.
+
+Neighbours: `eval_cli` calls it; `session` starts the parts, `runner` and `chunks` make it resumable. Invariants: refused inputs have
+started nothing; a killed evaluation goes on with `resume` and ends with the report it would have had.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import paths, preflight
+from orchestrator.config.compose import compose_config, to_yaml
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.embedded import EmbeddedServices
+from orchestrator.errors import MgrdError, PreflightError, RunPaused
+from orchestrator.evaluation.chunks import ChunkStore, EvaluationPlan
+from orchestrator.evaluation.outcomes import outcomes_of
+from orchestrator.evaluation.plots import write_plots
+from orchestrator.evaluation.report import EvaluationReport, build_report, metrics_of, summary_lines, table_rows
+from orchestrator.evaluation.runner import collect, missing, standard_passes
+from orchestrator.evaluation.session import Session
+from orchestrator.evaluation.sources import Checkpoint, EvaluationData
+from orchestrator.progress import ProgressView
+from orchestrator.rundir import write_atomic
+from orchestrator.seeds import derive
+from orchestrator.tracking import Tracker
+from rewards import ResolvedReward, RewardError, RewardSpec, resolve_reward
+
+CHUNK_S = 25.0  # of audio in a chunk of a prompt, as `rollout.audio` cuts
+EXPERIMENT = "evaluations"  # in MLflow
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """samples: responses a question beside the greedy one; ks: of pass@k; chunk: questions that are asked and kept together."""
+
+    checkpoint: Checkpoint
+    data: EvaluationData
+    out: Path
+    samples: int = 4
+    ks: tuple[int, ...] = (1, 4)
+    chunk: int = 64
+    seed: int = 11
+    resume: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """record: what report.json holds; files: what was written into the folder."""
+
+    report: EvaluationReport
+    record: dict[str, Any]
+    folder: Path
+    files: tuple[Path, ...]
+
+
+def evaluate(request: Request, progress: ProgressView) -> Finished:
+    """Raises PreflightError and ConfigError before anything starts; RunPaused, and what engines raise, after."""
+    config = configured(request)
+    reward = scoring_of(config, request.data)
+    store = ChunkStore(request.out.absolute())
+    preflight.check_run_directory(store.folder)
+    preflight.check_machine(config)
+    with store.claimed(_plan(request, config, reward), request.resume):
+        return _evaluate(request, config, reward, store, progress)
+
+
+def configured(request: Request) -> ExperimentConfig:
+    """The configuration that sampling follows: the run's that made the model, then the user's overrides, then room for the clips.
+
+    Raises ConfigError.
+    """
+    wanted = dict(override.split("=", 1) for override in request.checkpoint.overrides if "=" in override)
+    own = [override for override in request.overrides if override.partition("=")[0] not in wanted]
+    wanted |= dict(override.split("=", 1) for override in request.overrides if override.partition("=")[0] in wanted)
+    chunks = max((_chunks(question) for question in request.data.questions), default=1)
+    config = compose_config([*(f"{key}={value}" for key, value in wanted.items()), *own, f"run.seed={request.seed}"])
+    config.model.max_audio_chunks = max(config.model.max_audio_chunks, chunks)
+    return config
+
+
+def scoring_of(config: ExperimentConfig, data: EvaluationData) -> ResolvedReward:
+    """The data set's own scoring under the configured limits. Raises PreflightError for a reward that can't be used."""
+    limits = config.reward
+    spec = RewardSpec(
+        data.scoring,
+        limits.timeout_s,
+        limits.memory_mb,
+        limits.workers,
+        cpu_s=limits.cpu_s,
+        open_files=limits.open_files,
+        threads=limits.threads,
+    )
+    try:
+        return resolve_reward(spec)
+    except RewardError as error:
+        raise PreflightError(f"scoring of {data.name}: {error}") from error
+
+
+def _plan(request: Request, config: ExperimentConfig, reward: ResolvedReward) -> EvaluationPlan:
+    return EvaluationPlan(
+        model=str(request.checkpoint.path),
+        model_digest=request.checkpoint.digest,
+        data=str(request.data.path),
+        data_digest=request.data.digest,
+        questions=len(request.data.questions),
+        samples=request.samples,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=request.seed,
+        chunk=request.chunk,
+        rewards=reward.versions,
+    )
+
+
+def _evaluate(
+    request: Request, config: ExperimentConfig, reward: ResolvedReward, store: ChunkStore, progress: ProgressView
+) -> Finished:
+    with EmbeddedServices(store.folder, paths.mlflow_root(config), config.cluster) as services:
+        uri = config.cluster.mlflow_uri or services.mlflow()
+        services.ray()
+        tracker = Tracker(services.wait_for_mlflow(uri), EXPERIMENT, store.folder / "tracking")
+        state_file = store.folder / "state.json"
+        state: dict[str, Any] = {"seconds": 0.0}
+        if state_file.exists():
+            state |= json.loads(state_file.read_text(encoding="utf-8"))
+        run_id = tracker.start_run(
+            f"{request.data.name} · {_label(request.checkpoint)}",
+            _parameters(request, config, reward),
+            lineage(request.checkpoint, uri),
+            run_id=state.get("mlflow_run_id"),
+        )
+        if "mlflow_run_id" not in state:
+            tracker.text("config.yaml", to_yaml(config))
+            tracker.dataset(request.data.path, request.data.digest, "evaluation")
+        state["mlflow_run_id"] = run_id
+        started, before = time.monotonic(), state["seconds"]
+        write_atomic(state_file, json.dumps(state))
+        try:
+            finished = _ask_and_report(
+                request, config, reward, store=store, progress=progress, tracker=tracker, seconds_before=before
+            )
+        except (KeyboardInterrupt, RunPaused) as stop:
+            tracker.finish("KILLED", f"{type(stop).__name__}: {stop}")
+            raise
+        except Exception as error:
+            tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            state["seconds"] = before + time.monotonic() - started
+            write_atomic(state_file, json.dumps(state))
+        tracker.finish("FINISHED")
+        return finished
+
+
+def _ask_and_report(
+    request: Request,
+    config: ExperimentConfig,
+    reward: ResolvedReward,
+    *,
+    store: ChunkStore,
+    progress: ProgressView,
+    tracker: Tracker,
+    seconds_before: float,
+) -> Finished:
+    started = time.monotonic()
+    questions = request.data.questions
+    seed = derive(request.seed, "evaluate")
+    passes = standard_passes(
+        questions,
+        samples=request.samples,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=seed,
+    )
+    with Session(config, store.folder, progress, tracker, model_path=request.checkpoint.path, reward=reward) as session:
+        session.check_prompts(questions)
+        with progress.bar(request.data.name, missing(passes, store, request.chunk)) as advance:
+            found = collect(session, passes, store, request.chunk, advance)
+        costs = session.reward_costs()
+    ks = tuple(k for k in request.ks if k <= request.samples)
+    report = build_report(outcomes_of(found["sampled"]), outcomes_of(found["greedy"]), ks=ks, seed=seed)
+    record = {
+        "model": {
+            "path": str(request.checkpoint.path),
+            "digest": request.checkpoint.digest,
+            "run": request.checkpoint.run_id,
+        },
+        "data": {"name": request.data.name, "path": str(request.data.path), "digest": request.data.digest},
+        "sampling": {
+            "samples": request.samples,
+            "temperature": config.rollout.temperature,
+            "max_new_tokens": config.rollout.max_new_tokens,
+            "seed": request.seed,
+        },
+        "scoring": {"terms": [{"name": t.name, "parameters": t.parameters} for t in request.data.scoring]},
+        "rewards": reward.versions,
+        "seconds": seconds_before + time.monotonic() - started,
+        "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id},
+        **report.to_dict(),
+    }
+    files = _write(record, report, store.folder)
+    tracker.log(0, metrics_of(report) | costs)
+    for path in files:
+        tracker.artifact(path, path.name)
+    return Finished(report, record, store.folder, tuple(files))
+
+
+def _write(record: dict[str, Any], report: EvaluationReport, folder: Path) -> list[Path]:
+    """report.json, table.md and the plots; the report last, since it is what says that the evaluation is done."""
+    rows = table_rows(report)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    table = folder / "table.md"
+    write_atomic(table, "\n".join([*lines, "", *(f"- {line}" for line in summary_lines(report)), ""]))
+    plots = write_plots(report, folder)
+    report_file = folder / "report.json"
+    write_atomic(report_file, json.dumps(record, indent=1) + "\n")
+    return [report_file, table, *plots]
+
+
+def lineage(checkpoint: Checkpoint, tracking_uri: str) -> dict[str, str]:
+    """Tags that lead from an evaluation to its model: folder, digest, the run that made it and its registered version."""
+    tags = {"mgrd.kind": "evaluation", "mgrd.model": str(checkpoint.path), "mgrd.model_digest": checkpoint.digest}
+    if not checkpoint.run_id:
+        return tags
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    tags |= {"mgrd.model_run": checkpoint.run_id, "mgrd.model_run_dir": checkpoint.run_dir}
+    try:
+        versions = MlflowClient(tracking_uri, tracking_uri).search_model_versions(f"run_id = '{checkpoint.run_id}'")
+    except MlflowException as error:
+        raise MgrdError(f"MLflow at {tracking_uri} can't be asked for the model's version: {error.message}") from error
+    if versions:
+        tags["mgrd.model_version"] = f"{versions[0].name}/{versions[0].version}"
+    return tags
+
+
+def _parameters(request: Request, config: ExperimentConfig, reward: ResolvedReward) -> dict[str, Any]:
+    return {
+        "data": request.data.name,
+        "questions": len(request.data.questions),
+        "samples": request.samples,
+        "temperature": config.rollout.temperature,
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "seed": request.seed,
+        "rewards": json.dumps(reward.versions),
+    }
+
+
+def _label(checkpoint: Checkpoint) -> str:
+    return Path(checkpoint.run_dir).name if checkpoint.run_dir else checkpoint.path.name
+
+
+def _chunks(question: Any) -> int:
+    return sum(max(1, math.ceil(clip.seconds / CHUNK_S)) for clip in question.audio)
