@@ -7,6 +7,7 @@ they are what a perfect engine would have reported.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actor.messages import Experience, SftExample
+from actor.messages import Experience, PreferencePair, SftExample
 from actor.specs import OptimSpec, PPOSpec, TrainerSpec
 from rollout.model.lengths import patch_count
 from rollout.model.reference import SAMPLE_TEXT, StepAudio2ForCausalLM, random_config
@@ -178,6 +179,27 @@ def reference_log_probs(
 
 def sft_examples(batch: list[Experience]) -> list[SftExample]:
     return [SftExample(item.prompt_ids, item.response_ids, item.feature_keys) for item in batch]
+
+
+def preference_pairs(batch: list[Experience]) -> list[PreferencePair]:
+    """Each question's samples two by two, in order; reference log-probs are those of the plain torch model."""
+    groups: dict[int, list[Experience]] = {}
+    for item in batch:
+        groups.setdefault(item.group, []).append(item)
+    return [
+        PreferencePair(
+            pair_id=f"{group}/{first // 2}",
+            prompt_ids=chosen.prompt_ids,
+            chosen_ids=chosen.response_ids,
+            rejected_ids=rejected.response_ids,
+            feature_keys=chosen.feature_keys,
+            reference_chosen=math.fsum(chosen.rollout_logprobs),
+            reference_rejected=math.fsum(rejected.rollout_logprobs),
+        )
+        for group, items in groups.items()
+        for first in range(0, len(items) - 1, 2)
+        for chosen, rejected in [items[first : first + 2]]
+    ]
 
 
 @contextmanager
