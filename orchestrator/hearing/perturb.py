@@ -1,8 +1,8 @@
 """The same questions without what there was to hear: silence, noise, or the clip of another question.
 
 Neighbours: `contribution` judges what is lost by it; the feature cache knows clips by their digest. Invariants: the same arguments
-give the same questions; a clip keeps its length (a swapped one is about as long), so that a prompt keeps about its tokens; few
-files are shared by many questions, so that few have to be encoded.
+give the same questions; silence and noise are as long as the clip to the audio token (a swapped clip about as long), so that
+length tells what it told before; few files are shared by many questions, so that few have to be encoded.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import math
 import os
 import random
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,10 @@ from rollout.messages import AnswerKind, AudioRef, Question
 MARK = "#"  # between a question's id and how it was perturbed
 LEVEL_STEP_DB = 3.0  # noise levels are rounded to it: about what one hears as a change
 QUIETEST_DB = -90.0  # one step of 16-bit PCM
+TOKEN_SAMPLES, FIRST_TOKEN_SAMPLES = (
+    1280,
+    320,
+)  # clips of 1280 k - 959 to 1280 k + 320 samples have k audio tokens (12.5 Hz)
 LENGTH_STEP_S = 0.5  # donors whose clips differ by less count as equally long
 
 
@@ -85,9 +91,12 @@ def original_id(question_id: str) -> str:
 
 def same_answer(question: Question, other: Question) -> bool:
     """Whether the other question's right answer would be right here, too."""
-    if canonical(question.answer) == canonical(other.answer):
+    if _canonical(question.answer) == _canonical(other.answer):
         return True
     return question.answer_kind is AnswerKind.NUMBER and is_number(other.answer, question.answer, question.tolerance)
+
+
+_canonical = lru_cache(maxsize=65536)(canonical)  # answers are few and compared often
 
 
 class _Donors:
@@ -104,25 +113,30 @@ class _Donors:
 
     def clips_for(self, question: Question, seed: int) -> list[AudioRef]:
         """Clips of one donor, taken in turn: of the same task if there is one, with as many clips, about as long."""
-        able = self._able(question, self._by_task[question.task]) or self._able(question, self._all)
-        if not able:
+        nearest = self._nearest(question, self._by_task[question.task]) or self._nearest(question, self._all)
+        if not nearest:
             raise HearingError(
                 f"question {question.id!r} has no other clip to swap with: every donor has its clip or its answer "
                 f"{question.answer!r}; give donors with other answers"
             )
-        distance = [_distance(question, donor) for donor in able]
-        nearest = [donor for donor, far in zip(able, distance, strict=True) if far == min(distance)]
         donor = random.Random(derive(seed, "swap", question.id)).choice(nearest)
         return [donor.clips[i % len(donor.clips)] for i in range(len(question.clips))]
 
-    def _able(self, question: Question, donors: Sequence[Question]) -> list[Question]:
+    def _nearest(self, question: Question, donors: Sequence[Question]) -> list[Question]:
+        """The able donors of the least distance at which there are any."""
+        at: dict[tuple[int, int], list[Question]] = defaultdict(list)
+        for donor in donors:
+            at[_distance(question, donor)].append(donor)
+        for distance in sorted(at):
+            if able := [donor for donor in at[distance] if self._is_able(question, donor)]:
+                return able
+        return []
+
+    def _is_able(self, question: Question, donor: Question) -> bool:
         own = {ref.sha256 for ref in question.clips}
-        return [
-            donor
-            for donor in donors
-            if not same_answer(question, donor)
-            and not any(ref.sha256 in own or self._answers(question, ref) for ref in donor.clips)
-        ]
+        return not same_answer(question, donor) and not any(
+            ref.sha256 in own or self._answers(question, ref) for ref in donor.clips
+        )
 
     def _answers(self, question: Question, ref: AudioRef) -> bool:
         """Whether a clip is known to have the same answer to the same task."""
@@ -152,11 +166,16 @@ class _Files:
         return self._made[wanted]
 
     def _measured(self, ref: AudioRef) -> tuple[int, float]:
-        """Length in samples and level in whole steps of dB under full scale."""
+        """Length in samples, up to the end of the last audio token, and level in whole steps of dB of full scale."""
         if ref.path not in self._heard:
             wave = load_audio(ref.path)
-            self._heard[ref.path] = len(wave), level_of(wave)
+            self._heard[ref.path] = whole_tokens(len(wave)), level_of(wave)
         return self._heard[ref.path]
+
+
+def whole_tokens(samples: int) -> int:
+    """The longest clip that has as many audio tokens as one of `samples` at 16 kHz; less than 0.08 s longer."""
+    return FIRST_TOKEN_SAMPLES + TOKEN_SAMPLES * math.ceil((samples - FIRST_TOKEN_SAMPLES) / TOKEN_SAMPLES)
 
 
 def level_of(wave_L: np.ndarray) -> float:

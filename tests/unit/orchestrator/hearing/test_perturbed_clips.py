@@ -13,9 +13,19 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.hearing.perturb import HearingError, Perturbation, level_of, original_id, perturbed, same_answer
+from orchestrator.hearing.perturb import (
+    HearingError,
+    Perturbation,
+    level_of,
+    original_id,
+    perturbed,
+    same_answer,
+    whole_tokens,
+)
 from rollout import AnswerKind, AudioRef, Question, load_audio
 from rollout.messages import Turn
+from rollout.model.config import StepAudio2EncoderConfig
+from rollout.model.lengths import lengths_from_samples
 
 RATE = 16_000
 
@@ -57,7 +67,7 @@ def test_only_id_and_clips_change(how: Perturbation, tmp_path: Path) -> None:
             before.task,
         )
         assert after.audio[0].sha256 != before.audio[0].sha256
-        assert after.audio[0].seconds == before.audio[0].seconds
+        assert 0 <= after.audio[0].seconds - before.audio[0].seconds < 0.08
         assert hashlib.sha256(Path(after.audio[0].path).read_bytes()).hexdigest() == after.audio[0].sha256
     assert new == perturbed(asked, how, folder=tmp_path, seed=1)
 
@@ -67,7 +77,8 @@ def test_silence_is_silent_and_shared_by_all_clips_of_a_length(tmp_path: Path) -
     new = perturbed(asked, Perturbation.SILENCE, folder=tmp_path, seed=1)
     assert new[0].audio == new[1].audio != new[2].audio
     assert len(list(tmp_path.iterdir())) == 2
-    assert [len(load_audio(q.audio[0].path)) for q in new] == [8000, 8000, 4000]
+    assert [len(load_audio(q.audio[0].path)) for q in new] == [8000, 8000, 4160]
+    assert [q.audio[0].seconds for q in new] == [0.5, 0.5, 0.26]
     assert all(not load_audio(q.audio[0].path).any() for q in new)
 
 
@@ -91,6 +102,15 @@ def test_noise_is_white_and_shared_by_clips_of_one_length_and_level(tmp_path: Pa
     assert max(bands) < 2 * min(bands)
     other_seed = perturbed([question(0)], Perturbation.NOISE, folder=tmp_path, seed=2)
     assert other_seed[0].audio != new[0].audio
+
+
+@given(st.integers(1600, 400_000))
+def test_lengths_are_shared_only_within_one_number_of_audio_tokens(samples: int) -> None:
+    config = StepAudio2EncoderConfig()
+    whole = whole_tokens(samples)
+    assert samples <= whole < samples + 1280
+    assert lengths_from_samples(whole, config).patches == lengths_from_samples(samples, config).patches
+    assert lengths_from_samples(whole + 1, config).patches == lengths_from_samples(samples, config).patches + 1
 
 
 def test_a_silent_clip_gets_the_quietest_noise() -> None:
