@@ -73,14 +73,35 @@ def run(
 ) -> None:
     """Run an experiment to its end, here and now.
 
-    [bold]mgrd run experiment=demo[/bold] runs the whole job on two cores in about ten minutes. A run that was killed or
-    stopped goes on with [bold]run.resume=true[/bold] and the same run.dir.
+    [bold]mgrd run experiment=demo[/bold] runs the whole job on two cores in about ten minutes. A run that was killed, stopped
+    or paused goes on with [bold]mgrd resume[/bold] and its directory.
     """
     config = _compose(overrides)
     _logging(verbose)
     if dry_run:
         _print_plan(config)
         return
+    sys.exit(_run(config))
+
+
+@app.command()
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of the run.", show_default=False)],
+    overrides: Overrides = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what every part does.")] = False,
+) -> None:
+    """Go on with a run that was paused, stopped or killed, from its last checkpoint.
+
+    Its stored configuration holds; keys given here change it from now on:
+    [bold]mgrd resume runs/demo-seed11 actor.actor_optim.lr=5e-5[/bold].
+    """
+    from orchestrator.config.resume import resumed_config
+
+    try:
+        config = resumed_config(directory, list(overrides or []))
+    except MgrdError as error:
+        _refuse(error)
+    _logging(verbose)
     sys.exit(_run(config))
 
 
@@ -93,22 +114,23 @@ def _run(config: ExperimentConfig) -> int:
     from rollout import AudioError
 
     signal.signal(signal.SIGTERM, _interrupt)
-    resume = f"go on with: mgrd run run.resume=true run.dir={paths.run_dir(config)} (and the same overrides)"
+    where = paths.run_dir(config)
+    go_on = f"go on with: mgrd resume {where} [key=value …] (or mgrd run run.resume=true run.dir={where} and the same overrides)"
     try:
         report = Controller(config, console).run()
     except (PreflightError, DataError, AudioError) as error:
         errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False)
         return REFUSED
     except KeyboardInterrupt:
-        errors.print(f"[yellow]stopped.[/yellow] {resume}", highlight=False)
+        errors.print(f"[yellow]stopped.[/yellow] {escape(go_on)}", highlight=False)
         return INTERRUPTED
     except RunPaused as pause:
-        errors.print(f"[yellow]paused:[/yellow] {escape(str(pause))}\n{escape(resume)}", highlight=False)
+        errors.print(f"[yellow]paused:[/yellow] {escape(str(pause))}\n{escape(go_on)}", highlight=False)
         return PAUSED
     except (MgrdError, TrainerDied, RuntimeError, OSError) as error:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
         errors.print(
-            f"[red]failed:[/red] {type(error).__name__}: {escape(str(error))}\n{escape(resume)}", highlight=False
+            f"[red]failed:[/red] {type(error).__name__}: {escape(str(error))}\n{escape(go_on)}", highlight=False
         )
         return FAILED
     print_report(console, report)
@@ -120,28 +142,13 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _print_plan(config: ExperimentConfig) -> None:
+    from orchestrator.pipeline import stages_of, summary
     from orchestrator.preflight import model_parameters, resource_plan
 
     console.print(to_yaml(config), highlight=False)
-    pipeline = config.pipeline
     stages = Table("stage", "what", title="Stages", title_justify="left")
-    if pipeline.sft.enabled:
-        stages.add_row(
-            "sft", f"{pipeline.sft.steps} steps of {pipeline.sft.batch} chains from {pipeline.sft.questions} questions"
-        )
-    evaluation = f"{pipeline.evaluate.questions or 'all'} held-out questions, {pipeline.evaluate.samples} samples each and greedy"
-    stages.add_row("evaluate_before", evaluation)
-    if pipeline.reinforce.updates:
-        select = pipeline.select
-        stages.add_row(
-            "select",
-            f"keep {select.keep_min}..{select.keep_max} correct of {select.samples}, {select.questions} questions asked",
-        )
-        loop = pipeline.reinforce
-        stages.add_row(
-            "reinforce", f"{loop.updates} policy updates of {loop.questions} questions x {loop.samples} samples"
-        )
-        stages.add_row("evaluate_after", evaluation)
+    for stage in stages_of(config):
+        stages.add_row(stage.name, summary(stage, config))
     console.print(stages)
     plan = resource_plan(config, model_parameters(config))
     resources = Table("resource", "estimate", title="Resources", title_justify="left")

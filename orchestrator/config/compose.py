@@ -30,7 +30,7 @@ CONF_DIR = Path(__file__).parent / "conf"
 def compose_config(overrides: list[str]) -> ExperimentConfig:
     """Hydra overrides (`experiment=demo`, `actor.actor_optim.lr=1e-5`) → checked config. Raises ConfigError."""
     overrides, named = split_named(overrides)
-    _refuse_unknown(overrides)
+    refuse_unknown(overrides)
     ConfigStore.instance().store(name="schema", node=ExperimentConfig)
     GlobalHydra.instance().clear()
     try:
@@ -39,7 +39,7 @@ def compose_config(overrides: list[str]) -> ExperimentConfig:
         apply_named(composed, named)
         config = cast(ExperimentConfig, OmegaConf.to_object(composed))
     except (HydraException, ConfigCompositionException, MissingConfigException, OmegaConfBaseException) as error:
-        raise ConfigError(f"configuration refused: {_root_message(error)}") from error
+        raise ConfigError(f"configuration refused: {root_message(error)}") from error
     return checked(config)
 
 
@@ -95,7 +95,7 @@ def known_keys() -> list[str]:
     return walk("", ExperimentConfig()) + sorted(p.name for p in CONF_DIR.iterdir() if p.is_dir())
 
 
-def _refuse_unknown(overrides: list[str]) -> None:
+def refuse_unknown(overrides: list[str]) -> None:
     """Raises ConfigError for a key that the schema lacks, with the nearest names."""
     keys = known_keys()
     for override in overrides:
@@ -120,7 +120,7 @@ def _refuse_unknown(overrides: list[str]) -> None:
             raise ConfigError(f"there is no {group} named {option!r}; {hint}{group} is one of: {', '.join(options)}")
 
 
-def _root_message(error: BaseException) -> str:
+def root_message(error: BaseException) -> str:
     """The innermost cause in one line, with the key that it names."""
     key = ""
     while True:
