@@ -1,7 +1,8 @@
-"""What an alarm leaves for a person: figures, a plot, the trajectories of the policy update that raised it.
+"""A stage under watch, and what an alarm leaves for a person: figures, a plot, the trajectories of the policy update that raised it.
 
 Neighbours: `sentinels` raises alarms, `stages.reinforce` pauses the run on them. Invariants: `paused.json` is in the run's directory
-exactly while the run is paused by a sentinel; the same files are artifacts of the stage's MLflow run and stay there.
+exactly while the run is paused by a sentinel; the same files are artifacts of the stage's MLflow run and stay there; an alarm is
+noted in the record of its policy update, so that a resumed run knows it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,41 @@ from orchestrator.config.schema import SentinelConfig
 from orchestrator.errors import RunPaused
 from orchestrator.gallery import gallery_html
 from orchestrator.rundir import CHECKPOINT_PREFIX, write_atomic
-from orchestrator.sentinels import Alarm, Record
+from orchestrator.sentinels import ALARM, Alarm, Record, watch
 from orchestrator.stages.scoring import Scored
 from orchestrator.tracking import RunTracker
 
 PAUSED_FILE, PLOT_FILE = "paused.json", "paused.png"
 TRAJECTORIES_SHOWN = 12
+
+
+class StageWatch:
+    """The sentinels of one stage. records: of its policy updates so far, in order; an alarm of theirs is not raised again.
+
+    A stage that begins or goes on is paused no more: `paused.json` of an earlier pause is taken away.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], config: SentinelConfig, stage: str, root: Path) -> None:
+        self.records = list(records)
+        self.config = config
+        self.stage = stage
+        self.root = root
+        self.alarm: Alarm | None = None
+        clear(root)
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Look at a policy update's record before it is written; an alarm is noted in it, as `alarm`, and kept in `self.alarm`."""
+        self.records.append(record)
+        self.alarm = watch(self.records, self.config)
+        if self.alarm:
+            record[ALARM] = {"name": self.alarm.name, "reason": self.alarm.reason}
+
+    def pause(self, scored: Sequence[Scored], tracker: RunTracker) -> RunPaused:
+        """The error to raise on `self.alarm`, after its evidence is left. Call it when a checkpoint of the update exists."""
+        assert self.alarm is not None
+        return pause(
+            self.alarm, self.records, scored, config=self.config, stage=self.stage, root=self.root, tracker=tracker
+        )
 
 
 def evidence(alarm: Alarm, records: Sequence[Record], config: SentinelConfig, stage: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from orchestrator.config.schema import SentinelConfig
 from orchestrator.errors import RunPaused
-from orchestrator.sentinel_evidence import PAUSED_FILE, PLOT_FILE, clear, evidence, pause
+from orchestrator.sentinel_evidence import PAUSED_FILE, PLOT_FILE, StageWatch, clear, evidence, pause
 from orchestrator.sentinels import watch
 from orchestrator.stages.scoring import Scored
 from rewards import Sample, Verdict
@@ -119,3 +119,43 @@ def test_a_value_that_json_has_no_word_for_is_told_as_text_and_plotted_around(tm
     assert left["series"]["policy/entropy"][-1] == [120, str(value)]
     pause(alarm, rows[-1:], [scored()], config=CONFIG, stage="reinforce", root=tmp_path, tracker=Shelf())  # type: ignore[arg-type]
     assert (tmp_path / PLOT_FILE).stat().st_size > 1000
+
+
+def test_a_stage_under_watch_notes_its_alarm_and_a_resumed_one_starts_anew(tmp_path: Path) -> None:
+    guard = StageWatch([], CONFIG, "reinforce", tmp_path)
+    written = []
+    for record in records():
+        guard.note(record)
+        written.append(json.dumps(record))
+        if guard.alarm:
+            break
+    assert guard.alarm is not None
+    at = guard.alarm.evidence["update"]
+    assert json.loads(written[-1])["alarm"]["name"] == "think_length"
+    assert all("alarm" not in json.loads(row) for row in written[:-1])
+    with pytest.raises(RunPaused, match=f"policy update {at}"):
+        raise guard.pause([scored()], Shelf())  # type: ignore[arg-type]
+    assert (tmp_path / PAUSED_FILE).exists()
+
+    resumed = StageWatch([json.loads(row) for row in written], CONFIG, "reinforce", tmp_path)
+    assert not (tmp_path / PAUSED_FILE).exists()
+    for number in range(1, 31):  # as short as it was when it paused: seen and accepted
+        resumed.note({"update": at + number, "metrics": {"think/tokens": 100.0}})
+        assert resumed.alarm is None
+    for number in range(31, 41):
+        resumed.note({"update": at + number, "metrics": {"think/tokens": 10.0}})
+        if resumed.alarm:
+            break
+    assert resumed.alarm is not None and resumed.alarm.evidence["think/tokens"]["best"] == 100.0
+
+
+def test_an_update_that_is_done_again_meets_its_alarm_again(tmp_path: Path) -> None:
+    rows = records()
+    guard = StageWatch(rows[:-1], CONFIG, "reinforce", tmp_path)
+    guard.note(rows[-1])
+    assert guard.alarm is not None
+    again = StageWatch(
+        rows[:-1], CONFIG, "reinforce", tmp_path
+    )  # killed before the checkpoint: its record is forgotten
+    again.note({"update": rows[-1]["update"], "metrics": rows[-1]["metrics"]})
+    assert again.alarm == guard.alarm
