@@ -20,6 +20,7 @@ from orchestrator.datasets.cursor import Cursor
 from orchestrator.errors import RunFailed
 from orchestrator.gallery import gallery_html
 from orchestrator.seeds import derive
+from orchestrator.sentinel_evidence import StageWatch
 from orchestrator.stages.metrics import update_metrics
 from orchestrator.stages.scoring import Scored, attach, pause_on_failing_reward, samples_of
 from rollout import Question, SamplingSpec, Trajectory
@@ -72,6 +73,8 @@ class Reinforce:
         self.done = done
         self.version = version
         self._checkpoint = checkpoint
+        before = [record for record in parts.directory.read_updates() if record["update"] <= done]
+        self.watch = StageWatch(before, parts.config.pipeline.sentinels, "reinforce", parts.directory.root)
 
     def run(self) -> list[dict[str, Any]]:
         """All remaining policy updates. Returns their records."""
@@ -87,7 +90,9 @@ class Reinforce:
         return records
 
     def policy_update(self, number: int) -> dict[str, Any]:
-        """Questions → trajectories → verdicts → critic and actor update → new weights in every engine → one record."""
+        """Questions → trajectories → verdicts → critic and actor update → new weights in every engine → one record.
+
+        Raises RunPaused when a sentinel sees a collapse; a checkpoint holds the update then."""
         clock = Clock()
         questions = [self.pool[i] for i in self.cursor.take(self.config.questions)]
         with clock.phase("generate"):
@@ -107,9 +112,12 @@ class Reinforce:
         chaos.point(f"update:{number}:after_publish")
         self.done = number
         record = self.record(number, scored, report.metrics, difference, clock)
-        if number % self.parts.config.run.checkpoint_every == 0 or number == self.config.updates:
+        last = self.config.updates
+        if number % self.parts.config.run.checkpoint_every == 0 or number == last or self.watch.alarm:
             self._checkpoint(number, {"cursor": self.cursor.state_dict(), "version": self.version})
             self.parts.ledger.acknowledge(number)
+        if self.watch.alarm:
+            raise self.watch.pause(scored, self.parts.tracker)
         return record
 
     def collect(self, number: int, questions: Sequence[Question]) -> tuple[list[Trajectory], list[Any]]:
@@ -197,6 +205,7 @@ class Reinforce:
         metrics["generated_tokens_per_second"] = metrics["tokens/response"] / max(seconds["generate"], 1e-9)
         metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
         record = {"update": number, "version": self.version, "metrics": metrics}
+        self.watch.note(record)
         self.parts.directory.append_update(record)
         self.parts.tracker.log(number, metrics)
         if number % self.config.html_every == 0:
