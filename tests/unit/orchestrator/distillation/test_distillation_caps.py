@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from responses import response
+from scored_responses import response
 
 from orchestrator.distillation.caps import TaskBalance, at_most_a_question, balance_tasks, task_cap
 from orchestrator.distillation.dedupe import dedupe, said, similarity

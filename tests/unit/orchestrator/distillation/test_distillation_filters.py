@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from responses import response
+from scored_responses import response
 
 from orchestrator.distillation.filters import FilterRule, LengthBand, component, decide, funnel
 from orchestrator.errors import ConfigError

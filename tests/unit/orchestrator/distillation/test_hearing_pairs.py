@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from responses import response
+from scored_responses import response
 
 from orchestrator.distillation.pairs import MinedPair, PairError, error_rate, merge_earlier, mine_pairs
 from orchestrator.stages.scoring import Scored
