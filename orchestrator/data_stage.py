@@ -10,27 +10,32 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.datasets import load_questions
+from orchestrator.datasets.demonstrations import Demonstration, read_demonstrations
 from orchestrator.progress import ProgressView
 from rollout import BASE_DIR, Question
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Digests are SHA-256 of the JSONL files (which name each clip by its own digest)."""
+    """What a run reads. text_*: questions without a clip; conversations: demonstrations; both only of the recipe `mgrd`.
+
+    files: what was read, by role; digests: SHA-256 of these files (which name each clip by its own digest).
+    """
 
     train: list[Question]
     held_out: list[Question]
-    train_file: Path
-    held_out_file: Path
-    train_digest: str
-    held_out_digest: str
+    files: dict[str, Path]
+    digests: dict[str, str]
+    text_train: list[Question] = field(default_factory=list)
+    text_held_out: list[Question] = field(default_factory=list)
+    conversations: list[Demonstration] = field(default_factory=list)
 
 
 def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions:
@@ -40,14 +45,36 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
         build(config.data.build, paths.data_dir(config), config.data.build_seed, progress)
     if config.data.build == "acoustic_qa" and not (config.data.train or config.data.held_out or config.model.path):
         note_other_recordings(paths.data_dir(config), progress)
+    files = {"train": train_file, "held_out": held_out_file}
+    if config.pipeline.recipe == "mgrd":
+        files |= _text_files(config, progress)
+    read = {
+        "train": named(load_questions(train_file), "" if config.data.train else config.data.build, train_file),
+        "held_out": named(
+            load_questions(held_out_file), "" if config.data.held_out else config.data.build, held_out_file
+        ),
+    }
+    for role in ("text_train", "text_held_out"):
+        read[role] = named(load_questions(files[role]), "", files[role]) if role in files else []
+    talks = read_demonstrations(files["conversations"]) if "conversations" in files else []
     return Questions(
-        train=named(load_questions(train_file), "" if config.data.train else config.data.build, train_file),
-        held_out=named(load_questions(held_out_file), "" if config.data.held_out else config.data.build, held_out_file),
-        train_file=train_file,
-        held_out_file=held_out_file,
-        train_digest=_digest(train_file),
-        held_out_digest=_digest(held_out_file),
+        **read, files=files, digests={name: _digest(path) for name, path in files.items()}, conversations=talks
     )
+
+
+def _text_files(config: ExperimentConfig, progress: ProgressView) -> dict[str, Path]:
+    """Text questions and conversations of the recipe `mgrd`, generated where the config names none."""
+    data, seed = config.data, config.data.build_seed
+    folders = {name: paths.cache_dir() / "data" / f"{name}-seed{seed}" for name in ("text_reasoning", "conversations")}
+    if not (data.text_train and data.text_held_out):
+        build("text_reasoning", folders["text_reasoning"], seed, progress)
+    if not data.conversations:
+        build("conversations", folders["conversations"], seed, progress)
+    return {
+        "text_train": Path(data.text_train or folders["text_reasoning"] / "train.jsonl").absolute(),
+        "text_held_out": Path(data.text_held_out or folders["text_reasoning"] / "held_out.jsonl").absolute(),
+        "conversations": Path(data.conversations or folders["conversations"] / "demonstrations.jsonl").absolute(),
+    }
 
 
 def note_other_recordings(folder: Path, progress: ProgressView) -> None:
@@ -73,8 +100,14 @@ def named(questions: Sequence[Question], name: str, file: Path) -> list[Question
 def build(name: str, out_dir: Path, seed: int, progress: ProgressView) -> None:
     """Build a data set by its builder's name, under a lock beside `out_dir`."""
     from orchestrator.datasets.acoustic_qa.build import build_acoustic_qa
+    from orchestrator.datasets.conversations.build import build_conversations
+    from orchestrator.datasets.text_reasoning.build import build_text_reasoning
 
-    builders = {"acoustic_qa": build_acoustic_qa}
+    builders: dict[str, Callable[..., object]] = {
+        "acoustic_qa": build_acoustic_qa,
+        "text_reasoning": build_text_reasoning,
+        "conversations": build_conversations,
+    }
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with (out_dir.parent / f".{out_dir.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

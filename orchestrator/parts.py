@@ -160,7 +160,7 @@ class Parts:
         """Token ids of questions. Encoder features that are not in the cache yet are computed, with a bar when they are many."""
         new = [question for question in questions if question.id not in self._prompts]
         audio = list({ref.sha256: ref for question in new for ref in question.clips}.values())
-        refs = self._encode(audio)
+        refs = self._encode(audio) if audio else {}
         for question in new:
             clips = [refs[ref.sha256] for ref in question.clips]
             chunks = [chunk for clip in clips for chunk in clip]

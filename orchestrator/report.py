@@ -16,7 +16,7 @@ from orchestrator.rundir import RunDirectory, write_atomic
 
 
 def write_report(directory: RunDirectory, report: dict[str, Any]) -> None:
-    write_atomic(directory.report_file, json.dumps(_plain(report), indent=1) + "\n")
+    write_atomic(directory.report_file, json.dumps(plain(report), indent=1) + "\n")
 
 
 def phase_seconds(updates: list[dict[str, Any]]) -> dict[str, float]:
@@ -31,7 +31,35 @@ def phase_seconds(updates: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def print_report(console: Console, report: dict[str, Any]) -> None:
-    """The closing tables: accuracy by task before and after RL, then seconds by phase."""
+    """The closing tables: what was measured, then seconds by stage and phase."""
+    if "curve" in report:
+        _print_curve(console, report["curve"])
+    else:
+        _print_before_after(console, report)
+    updates = report["reward"]
+    if updates:
+        console.print(
+            f"reward per policy update: first ten {updates['first_ten']:.3f}, last ten {updates['last_ten']:.3f}"
+        )
+    table = Table(title="Where the time went", title_justify="left")
+    table.add_column("stage or phase")
+    table.add_column("seconds", justify="right")
+    for stage in report["stages"]:
+        table.add_row(stage["name"], f"{stage['seconds']:.1f}")
+    table.add_section()
+    for phase, seconds in report["phase_seconds"].items():
+        table.add_row(f"policy updates: {phase}", f"{seconds:.1f}")
+    console.print(table)
+    console.print(
+        f"{report['policy_updates']} policy updates, {report['invalid_verdicts']} invalid verdicts, "
+        f"largest engine/trainer difference {report['probe_max_abs_diff']:.1e} nats, {report['seconds']:.0f} s in all"
+    )
+    console.print(f"model       {report['model']}\ncheckpoint  {report['checkpoint']}")
+    console.print(f"MLflow      run {report['mlflow']['run_id']}; open it with `mgrd ui`")
+
+
+def _print_before_after(console: Console, report: dict[str, Any]) -> None:
+    """Accuracy by task before and after RL."""
     before, after = report["eval"].get("before"), report["eval"].get("after")
     if before and after:
         table = Table(title="Held-out accuracy, before and after RL", title_justify="left")
@@ -56,38 +84,39 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
             f"think present {_percent(before['think_present'])} → {_percent(after['think_present'])}, "
             f"think length {before['think_tokens']:.1f} → {after['think_tokens']:.1f} tokens"
         )
-    updates = report["reward"]
-    if updates:
-        console.print(
-            f"reward per policy update: first ten {updates['first_ten']:.3f}, last ten {updates['last_ten']:.3f}"
-        )
-    table = Table(title="Where the time went", title_justify="left")
-    table.add_column("stage or phase")
-    table.add_column("seconds", justify="right")
-    for stage in report["stages"]:
-        table.add_row(stage["name"], f"{stage['seconds']:.1f}")
-    table.add_section()
-    for phase, seconds in report["phase_seconds"].items():
-        table.add_row(f"policy updates: {phase}", f"{seconds:.1f}")
-    console.print(table)
-    console.print(
-        f"{report['policy_updates']} policy updates, {report['invalid_verdicts']} invalid verdicts, "
-        f"largest engine/trainer difference {report['probe_max_abs_diff']:.1e} nats, {report['seconds']:.0f} s in all"
+
+
+def _print_curve(console: Console, points: list[dict[str, Any]]) -> None:
+    """A row for every part of the recipe."""
+    table = Table(title="Held out, after every part of the recipe", title_justify="left")
+    columns = (
+        "sampled",
+        "greedy",
+        "true_perceptions",
+        "audio_contribution",
+        "think_tokens",
+        "self_cognition_error",
+        "text_greedy",
     )
-    console.print(f"model       {report['model']}\ncheckpoint  {report['checkpoint']}")
-    console.print(f"MLflow      run {report['mlflow']['run_id']}; open it with `mgrd ui`")
+    table.add_column("point")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for point in points:
+        cells = [f"{point[key]:.1f}" if key == "think_tokens" else _percent(point.get(key)) for key in columns]
+        table.add_row(point["stage"], *cells)
+    console.print(table)
 
 
 def _percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NaN has no place in JSON: None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

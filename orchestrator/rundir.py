@@ -17,7 +17,8 @@ from typing import IO, Any
 from orchestrator.errors import PreflightError
 from rewards import TRAJECTORY_SUFFIX, StoredTrajectory, write_stored
 
-CHECKPOINT_PREFIX = "update_"
+CHECKPOINT_PREFIX = "update_"  # of policy updates
+STEP_PREFIX = "step_"  # of supervised steps
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -139,7 +140,8 @@ class RunDirectory:
         return self.name_checkpoint(alias)
 
     def drop_old_checkpoints(self, keep: int) -> None:
-        """Delete all but the newest `keep` policy-update checkpoints."""
-        named = sorted(p for p in self.checkpoints.iterdir() if p.name.startswith(CHECKPOINT_PREFIX))
-        for path in named[:-keep]:
-            shutil.rmtree(path)
+        """Delete all but the newest `keep` checkpoints of policy updates, and of steps of supervised training."""
+        for prefix in (CHECKPOINT_PREFIX, STEP_PREFIX):
+            named = [p for p in self.checkpoints.iterdir() if p.name.startswith(prefix)]
+            for path in sorted(named, key=lambda p: (p.stat().st_mtime_ns, p.name))[:-keep]:
+                shutil.rmtree(path)

@@ -83,6 +83,26 @@ def reward_spec(config: ExperimentConfig) -> RewardSpec:
     )
 
 
+def examiner_spec(config: ExperimentConfig) -> RewardSpec:
+    """What filters chains and measures models: correctness is the score, the others are reported beside it."""
+    reward, distil = config.reward, config.pipeline.distil
+    terms = [RewardTerm("answer", 1.0, "any")]
+    terms += [RewardTerm(name, 0.0, "any") for name in ("think_present", "format", "self_cognition", "repetition")]
+    terms += [RewardTerm("consistency", 0.0, "any"), RewardTerm("grounding", 0.0, "audio", {"against": distil.against})]
+    if distil.judge:
+        name, _, version = distil.judge.partition("@")
+        terms.append(RewardTerm(name, 0.0, "audio", version=version))
+    return RewardSpec(
+        tuple(terms),
+        reward.timeout_s,
+        reward.memory_mb,
+        reward.workers,
+        cpu_s=reward.cpu_s,
+        open_files=reward.open_files,
+        threads=reward.threads,
+    )
+
+
 def _weights(term: TermConfig | JointConfig) -> list[tuple[str, float]]:
     """(modality, weight) of the modalities that have one."""
     weights = (
@@ -90,3 +110,10 @@ def _weights(term: TermConfig | JointConfig) -> list[tuple[str, float]]:
         ("text", term.weight if term.text is None else term.text),
     )
     return [(modality, weight) for modality, weight in weights if weight is not None]
+
+
+def supervised_optim(config: ExperimentConfig, lr: float, warmup: int, steps: int) -> OptimSpec:
+    """Adam of a supervised stage: the trainer's own settings with this learning rate and warm-up."""
+    base = config.actor.sft_optim
+    values = vars(base) | {"lr": lr, "min_lr": min(base.min_lr, lr), "warmup_updates": min(warmup, steps)}
+    return OptimSpec(**values | {"decay_updates": max(base.decay_updates, steps + 1)})

@@ -5,6 +5,7 @@ Neighbours: `compose.py` calls it before anything starts. Invariant: every probl
 
 from __future__ import annotations
 
+from orchestrator.config.recipe_checks import recipe_problems
 from orchestrator.config.schema import ExperimentConfig
 
 MODELS = ("tiny", "small", "step_audio_2_mini", "step_audio_r1")
@@ -34,23 +35,7 @@ def problems(config: ExperimentConfig) -> list[str]:
     need(pipeline.sft.steps >= 0, "pipeline.sft.steps", "must be 0 or more")
     need(pipeline.sft.batch >= 1, "pipeline.sft.batch", "must be at least 1")
     need(pipeline.sft.questions >= 1, "pipeline.sft.questions", "must be at least 1")
-    select = pipeline.select
-    need(select.samples >= 1, "pipeline.select.samples", "must be at least 1")
-    need(0 <= select.keep_min <= select.keep_max, "pipeline.select.keep_min", "must be between 0 and keep_max")
-    need(
-        select.keep_max <= select.samples,
-        "pipeline.select.keep_max",
-        f"must be at most select.samples ({select.samples})",
-    )
-    need(1 <= select.min_pool <= select.questions, "pipeline.select.min_pool", "must be between 1 and select.questions")
-    need(pipeline.reinforce.updates >= 0, "pipeline.reinforce.updates", "must be 0 or more")
-    need(pipeline.reinforce.questions >= 1, "pipeline.reinforce.questions", "must be at least 1")
-    need(pipeline.reinforce.samples >= 1, "pipeline.reinforce.samples", "must be at least 1")
-    need(
-        pipeline.reinforce.questions <= select.min_pool,
-        "pipeline.reinforce.questions",
-        f"must be at most pipeline.select.min_pool ({select.min_pool}): a batch holds no question twice",
-    )
+    out += recipe_problems(pipeline)
     need(pipeline.evaluate.samples >= 1, "pipeline.evaluate.samples", "must be at least 1")
     need(pipeline.evaluate.questions >= 0, "pipeline.evaluate.questions", "must be 0 (all) or more")
 

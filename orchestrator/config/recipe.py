@@ -86,6 +86,7 @@ class DistilConfig:
     hearing_prompts: int = 96  # open questions about a clip asked beside them
     correct: bool = True
     grounding: bool = True  # every stated perception that can be checked is true, and some are stated
+    against: str = "either"  # what perceptions are checked with: truth | clip | either
     consistency: bool = True
     self_cognition: bool = True
     min_tokens: int = 4  # reasoning length band

@@ -1,6 +1,6 @@
 """Held-out evaluation: accuracy sampled and greedy, think share, true perceptions, by task.
 
-Neighbours: `parts` gives engines and rewards, `controller` runs it before and after RL. Invariants: the same questions and seeds
+Neighbours: `collect` samples and scores, `conductor` runs it before and after RL. Invariants: the same questions and seeds
 before and after, so the two can be compared; invalid verdicts are left out and counted.
 """
 
@@ -10,16 +10,17 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.seeds import derive
+from orchestrator.stages.collect import Collector
+from orchestrator.stages.context import StageContext
 from orchestrator.stages.metrics import component_metrics
 from orchestrator.stages.plans import balanced, mean_and_error
 from orchestrator.stages.scoring import Scored
 from rollout import Question, SamplingSpec
 
-if TYPE_CHECKING:
-    from orchestrator.parts import Parts
+TITLES = {"evaluate_before": "evaluate before RL", "evaluate_after": "evaluate after RL"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,16 @@ class Evaluation:
         return asdict(self)
 
 
-def run(parts: Parts, questions: Sequence[Question], name: str) -> Evaluation:
-    """Sample and score every question. Raises RunFailed when nothing could be scored."""
+def run(context: StageContext) -> dict[str, Any]:
+    """Held-out questions of the run's data set."""
+    found = evaluate(context, context.questions.held_out, TITLES.get(context.stage.name, context.stage.name))
+    context.counts = {"questions": found.questions, "invalid": found.invalid_verdicts}
+    return found.to_dict()
+
+
+def evaluate(context: StageContext, questions: Sequence[Question], name: str) -> Evaluation:
+    """Sample and score every question."""
+    parts = context.parts
     config = parts.config
     chosen = [
         questions[i]
@@ -57,8 +66,9 @@ def run(parts: Parts, questions: Sequence[Question], name: str) -> Evaluation:
     sampled = SamplingSpec(count, config.rollout.temperature, config.rollout.max_new_tokens, seed)
     greedy = SamplingSpec(1, 0.0, config.rollout.max_new_tokens, seed)
     with parts.progress.bar(name, 2 * len(chosen)) as advance:
-        drawn = parts.rollout_and_score(chosen, sampled, f"{name}/sampled", advance)
-        best = parts.rollout_and_score(chosen, greedy, f"{name}/greedy", advance)
+        collector = Collector(parts, parts.judge, context.folder, context.version)
+        drawn = collector.ask(chosen, sampled, f"{name}/sampled", advance)
+        best = collector.ask(chosen, greedy, f"{name}/greedy", advance)
     file_name = name.replace(" ", "_")
     parts.directory.store_trajectories(file_name, [s.stored for group in drawn for s in group])
     parts.tracker.log(0, component_metrics([s for group in drawn for s in group], parts.rewards.spec))

@@ -1,6 +1,6 @@
 """Policy updates: on-policy PPO on the selected questions (Step-Audio-R1, sections 4.2 and 4.3).
 
-Neighbours: `parts` (engines, rewards, trainer, ledger), `controller` (checkpoints, state). One policy update is `Reinforce.policy_update`.
+Neighbours: `parts` (engines, rewards, trainer, ledger), `conductor` (checkpoints, state). One policy update is `Reinforce.policy_update`.
 Invariants: a trajectory is trained only if its version is the trainer's; each is in the ledger before it is scored, and
 acknowledged only when a checkpoint holds the update that used it; an update that was cut off is done again with the same
 questions, seeds and trajectories.
@@ -9,27 +9,27 @@ questions, seeds and trajectories.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actor import Experience
 from orchestrator import chaos
+from orchestrator.config.recipe import ReinforceConfig
 from orchestrator.datasets.cursor import Cursor
 from orchestrator.errors import RunFailed
 from orchestrator.gallery import gallery_html
+from orchestrator.pipeline import Stage
+from orchestrator.rundir import CHECKPOINT_PREFIX
 from orchestrator.seeds import derive
 from orchestrator.sentinel_evidence import StageWatch
+from orchestrator.stages.context import StageContext
 from orchestrator.stages.metrics import update_metrics
 from orchestrator.stages.scoring import Scored, attach, pause_on_failing_reward, samples_of
 from rollout import Question, SamplingSpec, Trajectory
 
-if TYPE_CHECKING:
-    from orchestrator.parts import Parts
-
 PHASES = ("generate", "reward", "log_probs", "update", "publish", "other")
-Checkpoint = Callable[[int, dict[str, Any]], None]
 
 
 @dataclass
@@ -54,40 +54,50 @@ class Clock:
 
 
 class Reinforce:
-    """The loop over policy updates. `version` is the weights version engines and trainer hold; update u produces version+1."""
+    """The loop over policy updates of one stage. `version` is the weights version engines and trainer hold; every update makes the
+    next one. Numbers of policy updates go on through all stages of a run."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        pool: Sequence[Question],
-        cursor: Cursor,
-        *,
-        done: int,
-        version: int,
-        checkpoint: Checkpoint,
-    ) -> None:
-        self.parts = parts
-        self.config = parts.config.pipeline.reinforce
+    def __init__(self, context: StageContext, pool: Sequence[Question], settings: ReinforceConfig) -> None:
+        self.context = context
+        self.parts = context.parts
+        self.config = settings
         self.pool = list(pool)
-        self.cursor = cursor
-        self.done = done
-        self.version = version
-        self._checkpoint = checkpoint
-        before = [record for record in parts.directory.read_updates() if record["update"] <= done]
-        self.watch = StageWatch(before, parts.config.pipeline.sentinels, "reinforce", parts.directory.root)
+        self.cursor = Cursor(len(pool), derive(self.parts.config.run.seed, *_cursor_name(context.stage)))
+        self.first = context.stage.first_update
+        self.done = context.progress.get("update", self.first)
+        if context.progress:
+            self.cursor.load_state_dict(context.progress["cursor"])
+        directory, sentinels = self.parts.directory, self.parts.config.pipeline.sentinels
+        before = [record for record in directory.read_updates() if self.first < record["update"] <= self.done]
+        self.watch = StageWatch(before, sentinels, context.stage.name, directory.root)
 
-    def run(self) -> list[dict[str, Any]]:
-        """All remaining policy updates. Returns their records."""
-        records = []
-        with self.parts.progress.bar("reinforce (PPO)", self.config.updates) as advance:
-            advance(self.done)
-            for number in range(self.done + 1, self.config.updates + 1):
-                record = self.policy_update(number)
-                records.append(record)
-                advance(
-                    1, f"reward {record['metrics']['reward/mean']:.3f} accuracy {record['metrics']['accuracy']:.3f}"
-                )
-        return records
+    @property
+    def version(self) -> int:
+        return self.context.version
+
+    def run(self) -> dict[str, Any]:
+        """All remaining policy updates of the stage."""
+        parts, last = self.parts, self.first + self.config.updates
+        if not self.context.progress:
+            parts.trainer.reset_optimizer("ppo")
+            self._checkpoint(self.first)
+        parts.directory.keep_updates_through(self.done)
+        if (
+            self.context.changed
+        ):  # trajectories after the checkpoint were sampled by weights that this run will not have
+            parts.ledger.discard_after(self.done)
+        with parts.progress.bar(f"{self.context.stage.name} (PPO)", self.config.updates) as advance:
+            advance(self.done - self.first)
+            for number in range(self.done + 1, last + 1):
+                metrics = self.policy_update(number)["metrics"]
+                advance(1, f"reward {metrics['reward/mean']:.3f} accuracy {metrics['accuracy']:.3f}")
+        self.context.counts = {"pool": len(self.pool), "policy_updates": self.config.updates}
+        return {"updates": last - self.first, "last_update": last, "version": self.version}
+
+    def _checkpoint(self, number: int) -> None:
+        """Weights, optimizer and random state with the cursor, under the number of the policy update."""
+        self.context.keep({"update": number, "cursor": self.cursor.state_dict()}, f"{CHECKPOINT_PREFIX}{number:06d}")
+        self.parts.ledger.acknowledge(number)
 
     def policy_update(self, number: int) -> dict[str, Any]:
         """Questions → trajectories → verdicts → critic and actor update → new weights in every engine → one record.
@@ -112,10 +122,9 @@ class Reinforce:
         chaos.point(f"update:{number}:after_publish")
         self.done = number
         record = self.record(number, scored, report.metrics, difference, clock)
-        last = self.config.updates
+        last = self.first + self.config.updates
         if number % self.parts.config.run.checkpoint_every == 0 or number == last or self.watch.alarm:
-            self._checkpoint(number, {"cursor": self.cursor.state_dict(), "version": self.version})
-            self.parts.ledger.acknowledge(number)
+            self._checkpoint(number)
         if self.watch.alarm:
             raise self.watch.pause(scored, self.parts.tracker)
         return record
@@ -167,25 +176,35 @@ class Reinforce:
         limit = self.parts.config.reward.max_invalid_share
         pause_on_failing_reward(scored, self.parts.rewards.spec, limit, f"policy update {number}")
         groups = {q: i for i, q in enumerate(dict.fromkeys(s.question.id for s in scored))}
+        kept = [s for s in scored if s.verdict.valid and (s.sample.finished or self.config.truncated != "invalid")]
+        if not kept:
+            raise RunFailed(
+                f"policy update {number}: every response was cut at rollout.max_new_tokens and {self.context.stage.own}.truncated=invalid "
+                "leaves them out; raise the limit, or score them"
+            )
         return [
             Experience(
                 trajectory_id=s.trajectory.id,
                 prompt_ids=s.trajectory.prompt_ids,
                 response_ids=s.trajectory.response_ids,
                 rollout_logprobs=s.trajectory.logprobs,
-                reward=float(s.verdict.score or 0.0),
+                reward=self.reward(s),
                 feature_keys=s.trajectory.feature_keys,
                 group=groups[s.question.id],
             )
-            for s in scored
-            if s.verdict.valid
+            for s in kept
         ]
+
+    def reward(self, s: Scored) -> float:
+        """What a valid verdict is worth in training; a response cut at the token limit by the stage's policy."""
+        if not s.sample.finished and self.config.truncated == "zero":
+            return 0.0
+        return float(s.verdict.score or 0.0)
 
     def publish(self, number: int, scored: Sequence[Scored]) -> float | None:
         """Weights version+1 into every engine, then the probe. Returns the largest log-prob difference in nats, None when the
         probe was not due. Raises RunFailed when engine and trainer disagree by more than the limit."""
-        self.version += 1
-        self.parts.publish(self.version)
+        self.parts.publish(self.context.next_version())
         if number % self.config.probe_every:
             return None
         asked = [(s.question, s.trajectory) for s in scored]  # this update's own, so that a resumed run probes the same
@@ -212,3 +231,7 @@ class Reinforce:
             page = gallery_html(f"Policy update {number}", scored, per_page=6)
             self.parts.tracker.html(f"trajectories/update_{number:06d}.html", page)
         return record
+
+
+def _cursor_name(stage: Stage) -> tuple[str, ...]:
+    return ("cursor",) if stage.name == "reinforce" else ("cursor", stage.name)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from orchestrator.errors import RunPaused
 from rewards import (
-    RewardService,
     RewardSpec,
     Sample,
     StoredTrajectory,
@@ -94,13 +93,6 @@ def attach(
         true, stated = true_share(sample.reasoning, question.truth, question.task) if question.truth else (0, 0)
         out.append(Scored(question, trajectory, sample, verdict, true, stated))
     return out
-
-
-def score(
-    service: RewardService, questions: Sequence[Question], trajectories: Sequence[Trajectory], think: ThinkTokens
-) -> list[Scored]:
-    samples = samples_of(questions, trajectories, think)
-    return attach(questions, trajectories, samples, service.score(samples))
 
 
 def failing_reward(scored: Sequence[Scored], spec: RewardSpec) -> tuple[str, list[Scored], int] | None:

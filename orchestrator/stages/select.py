@@ -6,17 +6,19 @@ verdict among its samples is left out and counted, never guessed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from orchestrator.config.recipe import SelectConfig
 from orchestrator.errors import RunFailed
 from orchestrator.seeds import derive
+from orchestrator.stages.collect import Collector
+from orchestrator.stages.context import StageContext
 from orchestrator.stages.plans import balanced, histogram, keep_middling
+from orchestrator.stages.scoring import Scored
 from rollout import Question, SamplingSpec
-
-if TYPE_CHECKING:
-    from orchestrator.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,37 +31,41 @@ class Selection:
     left_out_invalid: int
 
 
-def run(parts: Parts, questions: Sequence[Question]) -> Selection:
+def run(context: StageContext, questions: Sequence[Question], config: SelectConfig) -> dict[str, Any]:
     """Raises RunFailed with the histogram when fewer than `min_pool` questions remain."""
-    config = parts.config.pipeline.select
-    seed = parts.config.run.seed
+    parts, seed, name = context.parts, context.parts.config.run.seed, context.stage.name
     chosen = [
-        questions[i]
-        for i in balanced([q.task for q in questions], config.questions, derive(seed, "select", "questions"))
+        questions[i] for i in balanced([q.task for q in questions], config.questions, derive(seed, name, "questions"))
     ]
-    spec = SamplingSpec(
-        config.samples,
-        parts.config.rollout.temperature,
-        parts.config.rollout.max_new_tokens,
-        derive(seed, "select", "sampling"),
-    )
-    with parts.progress.bar(f"select (pass@{config.samples})", len(chosen)) as advance:
-        groups = parts.rollout_and_score(chosen, spec, "select", advance)
-    counts = {g[0].question.id: sum(s.correct for s in g) for g in groups if all(s.verdict.valid for s in g)}
-    pool = keep_middling(counts, config.keep_min, config.keep_max)
-    bins = histogram(counts, config.samples)
+    rollout = parts.config.rollout
+    spec = SamplingSpec(config.samples, rollout.temperature, rollout.max_new_tokens, derive(seed, name, "sampling"))
+    collector = Collector(parts, parts.judge, context.folder, context.version)
+    with parts.progress.bar(f"{name} (pass@{config.samples})", len(chosen)) as advance:
+        groups = collector.ask(chosen, spec, name, advance)
+    selection = selected(groups, config)
+    bins = selection.correct_histogram
     parts.tracker.log(
         0,
         {
             "select/asked": len(chosen),
-            "select/kept": len(pool),
+            "select/kept": len(selection.pool),
             **{f"select/correct_{c}": n for c, n in enumerate(bins)},
         },
     )
-    if len(pool) < config.min_pool:
+    if len(selection.pool) < config.min_pool:
         raise RunFailed(
-            f"stage select: only {len(pool)} of {len(chosen)} questions were answered correctly {config.keep_min} to {config.keep_max} "
-            f"of {config.samples} times (need {config.min_pool}); by times correct: {bins}. Raise pipeline.select.questions, widen "
-            "keep_min..keep_max, or start from another model"
+            f"stage {name}: only {len(selection.pool)} of {len(chosen)} questions were answered correctly {config.keep_min} to "
+            f"{config.keep_max} of {config.samples} times (need {config.min_pool}); by times correct: {list(bins)}. Raise "
+            f"{context.stage.own}.questions, widen keep_min..keep_max, or start from another model"
         )
-    return Selection(tuple(pool), len(chosen), tuple(bins), len(chosen) - len(counts))
+    context.counts = {"asked": len(chosen), "kept": len(selection.pool), "invalid": selection.left_out_invalid}
+    context.write("pool.json", json.dumps(selection.pool, indent=0))
+    return asdict(selection)
+
+
+def selected(groups: Sequence[Sequence[Scored]], config: SelectConfig) -> Selection:
+    """Pure: the rule on sampled groups, one a question."""
+    counts = {g[0].question.id: sum(s.correct for s in g) for g in groups if g and all(s.verdict.valid for s in g)}
+    pool = keep_middling(counts, config.keep_min, config.keep_max)
+    bins = histogram(counts, config.samples)
+    return Selection(tuple(pool), len(groups), tuple(bins), len(groups) - len(counts))

@@ -1,0 +1,226 @@
+"""Walks through the stages of a run: skips those that still hold, resumes the one that was cut off, keeps a manifest of each.
+
+Neighbours: `controller` starts and stops everything around it, `pipeline` says which stages there are, `stages` do the work.
+Invariants: a stage's manifest is written after all it names; weights change hands only by named checkpoints; engines and trainer
+hold the same version whenever a stage begins; a stage is never run again while its manifest holds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator import chaos
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data_stage import Questions
+from orchestrator.errors import RunFailed
+from orchestrator.lineage import describe
+from orchestrator.manifest import Manifest, digest_of, file_digest, mismatch, read_manifest
+from orchestrator.parts import Parts
+from orchestrator.pipeline import Stage, settings_of
+from orchestrator.rundir import CHECKPOINT_PREFIX, RunDirectory, write_atomic
+from orchestrator.stages.context import StageContext
+from orchestrator.tracking import Tracker
+
+log = logging.getLogger(__name__)
+Runner = Callable[[StageContext], dict[str, Any]]
+LINEAGE_WAIT_S = 20.0  # for MLflow to say under which id it keeps a stage
+
+
+class Conductor:
+    """One walk. `state` is the run's durable state, shared with the controller."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        directory: RunDirectory,
+        state: dict[str, Any],
+        *,
+        tracker: Tracker,
+        parts: Parts,
+        questions: Questions,
+        changed: bool,
+    ) -> None:
+        self.config = config
+        self.directory = directory
+        self.state = state
+        self.tracker = tracker
+        self.parts = parts
+        self.questions = questions
+        self.changed = changed
+        self.manifests: dict[str, Manifest] = {}
+        self.seconds: dict[str, float] = state.setdefault("stage_seconds", {})
+        self._model = ""  # checkpoint that ended the last training stage; "": the base
+        self._models: list[str] = []
+        self._held: tuple[str, int] = ("", 0)  # (checkpoint, version) that engines and trainer hold
+
+    def run(self, stages: Sequence[Stage], runners: Mapping[str, Runner]) -> dict[str, dict[str, Any]]:
+        """Results by stage. Raises what the stages raise."""
+        for stage in stages:
+            manifest = self._finished(stage)
+            if manifest is None:
+                manifest = self._perform(stage, runners[stage.kind])
+            self.manifests[stage.name] = manifest
+            if stage.trains:
+                self._model = manifest.model
+                self._models.append(manifest.model)
+        return {name: manifest.result for name, manifest in self.manifests.items()}
+
+    def _folder(self, stage: Stage) -> Path:
+        return self.directory.root / "stages" / stage.name
+
+    def _settings(self, stage: Stage) -> dict[str, Any]:
+        return settings_of(stage, self.config) | {"rewards": self.state.get("rewards", {})}
+
+    def _inputs(self, stage: Stage) -> dict[str, str]:
+        inputs = dict(self.questions.digests)
+        started = next((m for m in reversed(self.manifests.values()) if m.model == self._model), None)
+        inputs["model"] = (
+            started.digest if started and self._model else str(self.config.model.path or self.config.model.name)
+        )
+        return inputs | {name: self.manifests[name].digest for name in stage.needs}
+
+    def _finished(self, stage: Stage) -> Manifest | None:
+        """The manifest of a stage that need not be run. What no longer holds is said, and made again."""
+        folder = self._folder(stage)
+        manifest = read_manifest(folder)
+        if manifest is None:
+            return None
+        inputs, seed = self._inputs(stage), self.config.run.seed
+        reason = mismatch(manifest, folder, settings=None, inputs=inputs, seed=seed)
+        if not reason and stage.trains and not self.directory.checkpoint_path(manifest.model).is_dir():
+            reason = f"its checkpoint {manifest.model} is gone"
+        changed = mismatch(manifest, folder, settings=self._settings(stage), inputs=inputs, seed=seed)
+        if not reason and changed and self.config.run.redo:
+            reason = changed
+        if reason:
+            self.parts.progress.note(f"{stage.name}: run again, {reason}")
+            return None
+        remark = f" ({changed}; run.redo=true makes it again)" if changed else ""
+        self.parts.progress.note(f"{stage.name}: done before, not run again{remark}")
+        return manifest
+
+    def _perform(self, stage: Stage, runner: Runner) -> Manifest:
+        begin = time.monotonic()
+        settings, inputs = self._settings(stage), self._inputs(stage)
+        progress = self._take_up(stage, inputs)
+        context = StageContext(
+            stage=stage,
+            folder=self._folder(stage),
+            parts=self.parts,
+            questions=self.questions,
+            progress=progress,
+            results={name: self.manifests[name].result for name in stage.needs},
+            model=self._model,
+            version=self._held[1],
+            models=tuple(self._models),
+            changed=self.changed,
+            _keep=lambda kept, checkpoint: self._keep(stage, inputs, context, kept, checkpoint),
+            _borrow=self._hold,
+        )
+        outer = self.parts.tracker
+        with self.tracker.child(stage.name) as child:
+            self.parts.tracker = child
+            try:
+                result = runner(context)
+                child.text(f"{stage.name}.json", json.dumps(result, indent=1))
+                model = self._name_model(stage, context)
+                manifest = Manifest(
+                    stage=stage.name,
+                    kind=stage.kind,
+                    iteration=stage.iteration,
+                    settings_sha256=digest_of(settings),
+                    settings=settings,
+                    inputs=inputs,
+                    seed=self.config.run.seed,
+                    started_from=self._model,
+                    model=model,
+                    weights_version=context.version,
+                    counts=context.counts,
+                    files={name: file_digest(context.folder / name) for name in context.files},
+                    result=result,
+                    mlflow_run=self.tracker.run_id_of(child, LINEAGE_WAIT_S),
+                    seconds=self.seconds.get(stage.name, 0.0) + time.monotonic() - begin,
+                )
+                describe(child, manifest, self.manifests)
+            finally:
+                self.parts.tracker = outer
+                self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.monotonic() - begin
+        manifest.write(context.folder)
+        chaos.point(f"stage:{stage.name}:done")
+        self.state.pop("working", None)
+        self.directory.write_state(self.state)
+        self.changed = False  # a later stage has nothing from before the change
+        return manifest
+
+    def _take_up(self, stage: Stage, inputs: dict[str, str]) -> dict[str, Any]:
+        """Progress of a stage that was cut off, {} otherwise; the weights it needs are held when this returns."""
+        working = self.state.get("working", {})
+        if working.get("stage") == stage.name and working.get("inputs") == inputs:
+            checkpoint = working["checkpoint"] or self._model
+            self._hold(checkpoint)
+            if working["progress"]:
+                self.parts.progress.note(f"{stage.name}: resumed")
+            return dict(working["progress"])
+        self._hold(self._model)
+        self.state["working"] = {"stage": stage.name, "inputs": inputs, "progress": {}, "checkpoint": ""}
+        self.directory.write_state(self.state)
+        return {}
+
+    def _hold(self, checkpoint: str) -> int:
+        """The weights of a checkpoint in trainer and engines; nothing is done where they are there already."""
+        if self._held[0] != checkpoint:
+            if not checkpoint:
+                raise RunFailed(
+                    "the base model's own weights are needed again after training has begun; start the run anew in another run.dir"
+                )
+            path = self.directory.checkpoint_path(checkpoint)
+            version = json.loads((path / "state.json").read_text(encoding="utf-8"))["version"]
+            self.parts.trainer.load(str(path / "trainer"))
+            self.parts.publish(version)
+            self._held = (checkpoint, version)
+            self.parts.progress.note(f"weights of {path}")
+        return self._held[1]
+
+    def _keep(
+        self, stage: Stage, inputs: dict[str, str], context: StageContext, progress: dict[str, Any], checkpoint: str
+    ) -> None:
+        if checkpoint:
+            self._checkpoint(checkpoint, context.version, progress)
+        before = self.state.get("working", {}).get("checkpoint", "")
+        self.state["working"] = {
+            "stage": stage.name,
+            "inputs": inputs,
+            "progress": progress,
+            "checkpoint": checkpoint or before,
+        }
+        self.directory.write_state(self.state)
+        if checkpoint:
+            self.directory.drop_old_checkpoints(self.config.run.keep_checkpoints)
+
+    def _checkpoint(self, name: str, version: int, progress: dict[str, Any]) -> None:
+        temporary = self.directory.begin_checkpoint(name)
+        self.parts.trainer.save(str(temporary / "trainer"))
+        write_atomic(temporary / "state.json", json.dumps({"version": version, "progress": progress}))
+        chaos.point(f"checkpoint:{name}:written")
+        self.directory.name_checkpoint(name)
+        self._held = (name, version)
+        self.state |= {"checkpoint": name, "version": version}
+        chaos.point(f"checkpoint:{name}:named")
+
+    def _name_model(self, stage: Stage, context: StageContext) -> str:
+        """The checkpoint that a training stage ends with, under the stage's own name."""
+        if not stage.trains:
+            return self._model
+        last = self.state.get("working", {}).get("checkpoint", "")
+        if last.startswith(CHECKPOINT_PREFIX) and self._held == (last, context.version):
+            self.directory.link_checkpoint(last, stage.name)
+            self._held = (stage.name, context.version)
+            self.state |= {"checkpoint": stage.name, "version": context.version}
+        else:
+            self._checkpoint(stage.name, context.version, {})
+        return stage.name

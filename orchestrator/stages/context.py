@@ -1,0 +1,69 @@
+"""What a stage is given while it works, and how it keeps what it has done.
+
+Neighbours: `conductor` makes one a stage, the stages use it. Invariants: `keep` returns when everything is on disk; what was kept is what
+`progress` holds after the process died; weights and progress are named together, never one without the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.data_stage import Questions
+    from orchestrator.parts import Parts
+    from orchestrator.pipeline import Stage
+
+Keep = Callable[[dict[str, Any], str], None]
+
+
+@dataclass
+class StageContext:
+    """One stage at work.
+
+    folder: its own, for files; progress: what an interrupted attempt kept, {} on a fresh start; results: of the stages that it
+    needs, by name; model: name of the weights that engines and trainer hold, "" for the base; version: of these weights;
+    models: names of checkpoints of earlier training stages, in order; counts, files: for its manifest; changed: the run was
+    resumed with another configuration.
+    """
+
+    stage: Stage
+    folder: Path
+    parts: Parts
+    questions: Questions
+    progress: dict[str, Any]
+    results: Mapping[str, dict[str, Any]]
+    model: str
+    version: int
+    models: tuple[str, ...]
+    changed: bool
+    _keep: Keep
+    _borrow: Callable[[str], int]
+    counts: dict[str, Any] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+    def keep(self, progress: dict[str, Any], checkpoint: str = "") -> None:
+        """Progress on disk; with a checkpoint name also weights, optimizers and random state, under that name."""
+        self.progress = progress
+        self._keep(progress, checkpoint)
+
+    def borrow(self, model: str) -> int:
+        """Let engines and trainer hold the weights of an earlier stage (or `self.model` again); returns their version."""
+        return self._borrow(model)
+
+    def next_version(self) -> int:
+        """The version after the present one, for weights that are about to be published."""
+        self.version += 1
+        return self.version
+
+    def write(self, name: str, text: str) -> Path:
+        """A file of the stage, whole or not at all; its digest goes into the manifest."""
+        from orchestrator.rundir import write_atomic
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / name, text)
+        if name not in self.files:
+            self.files.append(name)
+        return self.folder / name

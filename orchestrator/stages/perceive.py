@@ -1,0 +1,80 @@
+"""Perception-grounded questions (Step-Audio-R1, section 4.2): those whose task needs direct acoustic analysis, and whose answer is
+lost when the clip is silenced, replaced by noise, or swapped.
+
+Neighbours: `hearing` makes the perturbed questions and holds the rules, `distil` asks what is kept. Invariant: every question left out
+is counted under one reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.errors import RunFailed
+from orchestrator.hearing.contribution import (
+    Contribution,
+    audio_contribution,
+    contributions,
+    perception_grounded,
+    shares_correct,
+)
+from orchestrator.hearing.perturb import Perturbation, perturbed
+from orchestrator.hearing.tasks import Need, by_metadata, perceptual_tasks
+from orchestrator.seeds import derive
+from orchestrator.stages.cold_start import drawn
+from orchestrator.stages.collect import Collector
+from orchestrator.stages.context import StageContext
+from rollout import Question, SamplingSpec
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Ids of kept questions. Raises RunFailed when none is left."""
+    parts, config = context.parts, context.parts.config.pipeline.perceive
+    seed = parts.config.run.seed
+    table = {task: Need.ACOUSTIC.value for task in config.tasks}
+    train = context.questions.train
+    tasks = perceptual_tasks(table, dataset=train[0].dataset)
+    if config.tasks:
+        tasks = {q.task: Need.ACOUSTIC if q.task in config.tasks else Need.SEMANTIC for q in train}
+    by_task, why = by_metadata(train, tasks)
+    asked = drawn(by_task, config.questions, derive(seed, context.stage.name, "questions"))
+    spec = SamplingSpec(
+        config.samples,
+        parts.config.rollout.temperature,
+        parts.config.rollout.max_new_tokens,
+        derive(seed, context.stage.name),
+    )
+    items = probe(context, asked, train, spec)
+    grounded = perception_grounded(items, min_original=config.min_original, min_drop=config.min_drop)
+    mean, error = audio_contribution(items)
+    context.counts = {f"by_task/{name}": n for name, n in why.items()} | {
+        f"by_probe/{name}": n for name, n in grounded.counts.items()
+    }
+    parts.tracker.log(0, {f"perceive/{name}": n for name, n in context.counts.items()} | {"audio_contribution": mean})
+    if not grounded.ids:
+        raise RunFailed(
+            f"stage {context.stage.name}: no question is left, {context.counts}; lower pipeline.perceive.min_original or min_drop, or list "
+            "other tasks in pipeline.perceive.tasks"
+        )
+    context.write("questions.json", json.dumps(grounded.ids, indent=0))
+    return {"kept": list(grounded.ids), "audio_contribution": mean, "stderr": error, "counts": context.counts}
+
+
+def probe(
+    context: StageContext, questions: Sequence[Question], donors: Sequence[Question], spec: SamplingSpec
+) -> list[Contribution]:
+    """The audio-contribution probe: every question with its clip, and without it in three ways, at the same seed."""
+    parts = context.parts
+    collector = Collector(parts, parts.examiner, context.folder, context.version)
+    folder = parts.directory.root / "perturbed"
+    name = context.stage.name
+    ways: dict[Perturbation, dict[str, float]] = {}
+    with parts.progress.bar(f"{name} (audio contribution)", len(questions) * (1 + len(Perturbation))) as advance:
+        original = shares_correct(collector.ask(questions, spec, f"{name}/original", advance))
+        for how in Perturbation:
+            changed = perturbed(
+                questions, how, folder=folder, seed=derive(parts.config.run.seed, "perturb"), donors=donors
+            )
+            ways[how] = shares_correct(collector.ask(changed, spec, f"{name}/{how}", advance))
+    return contributions(original, ways)

@@ -1,0 +1,82 @@
+"""When a finished stage still holds, and why it no longer does."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from orchestrator.manifest import Manifest, digest_of, file_digest, mismatch, read_manifest
+
+SETTINGS = {"pipeline.distil": {"samples": 8}, "rollout.temperature": 1.0}
+INPUTS = {"train": "a" * 64, "model": "b" * 64}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Manifest, Path]:
+    (tmp_path / "kept.jsonl").write_text("{}\n")
+    manifest = Manifest(
+        stage="t1.distil",
+        kind="distil",
+        iteration=1,
+        settings_sha256=digest_of(SETTINGS),
+        settings=SETTINGS,
+        inputs=INPUTS,
+        seed=11,
+        started_from="cold_start.sft",
+        model="cold_start.sft",
+        weights_version=3,
+        counts={"kept": 1},
+        files={"kept.jsonl": file_digest(tmp_path / "kept.jsonl")},
+        result={"kept": 1},
+        mlflow_run="r1",
+        seconds=1.5,
+    )
+    manifest.write(tmp_path)
+    return manifest, tmp_path
+
+
+def why(made: tuple[Manifest, Path], **changes: object) -> str:
+    manifest, folder = made
+    asked = {"settings": SETTINGS, "inputs": INPUTS, "seed": 11} | changes
+    return mismatch(manifest, folder, **asked)  # type: ignore[arg-type]
+
+
+def test_what_was_written_is_read_back(made):
+    assert read_manifest(made[1]) == made[0]
+    assert read_manifest(made[1] / "nothing") is None
+
+
+def test_an_untouched_stage_holds(made):
+    assert why(made) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"inputs": INPUTS | {"train": "c" * 64}}, "its input train has changed"),
+        ({"inputs": {"train": "a" * 64}}, "made from model"),
+        ({"inputs": INPUTS | {"t1.perceive": "d"}}, "its input t1.perceive has changed"),
+        ({"seed": 12}, "made with seed 11"),
+        ({"settings": SETTINGS | {"pipeline.distil": {"samples": 4}}}, "settings have changed (pipeline.distil)"),
+    ],
+)
+def test_a_change_is_named(made, changes, words):
+    assert words in why(made, **changes)
+
+
+def test_settings_count_only_when_they_are_asked_about(made):
+    assert why(made, settings=None) == ""
+
+
+def test_a_file_that_is_gone_or_changed_is_named(made):
+    (made[1] / "kept.jsonl").write_text("{}\n{}\n")
+    assert why(made) == "its file kept.jsonl has changed"
+    (made[1] / "kept.jsonl").unlink()
+    assert why(made) == "its file kept.jsonl is gone"
+
+
+def test_the_digest_is_of_what_was_made_not_of_when(made):
+    manifest, _ = made
+    assert dataclasses.replace(manifest, seconds=9.0, mlflow_run="r2").digest == manifest.digest
+    assert dataclasses.replace(manifest, counts={"kept": 2}).digest != manifest.digest
+    assert dataclasses.replace(manifest, weights_version=4).digest != manifest.digest
