@@ -14,10 +14,10 @@ import psutil
 import pytest
 import ray
 
-from actor import TrainerDied, TrainerGroup
+from actor import DpoSpec, TrainerDied, TrainerGroup
 from actor.messages import Experience
 from actor.publish import payload_tensors
-from actor.testing import Case, experiences, make_case, sft_examples, trainer_spec
+from actor.testing import Case, experiences, make_case, optim, preference_pairs, sft_examples, trainer_spec
 from rollout import ProbeSequence, load_weights
 from rollout.model.reference import StepAudio2ForCausalLM
 
@@ -85,6 +85,24 @@ def test_a_whole_run_through_the_group(
     group.load(tmp_path / "saved")
     assert group.ppo_update(batch, 0).metrics == report.metrics
     assert group.weights(2).checksum == update.checksum
+
+
+def test_preference_training_through_the_group(group: TrainerGroup, batch: list[Experience], tmp_path: Path) -> None:
+    """Reference log-probs, a stage with settings of its own, steps, and back to the weights before them."""
+    group.save(tmp_path / "before")
+    checksum = group.weights(1).checksum
+    pairs = preference_pairs(batch)
+    pairs = [
+        replace(pair, reference_chosen=chosen, reference_rejected=rejected)
+        for pair, (chosen, rejected) in zip(pairs, group.reference_log_probs(pairs), strict=True)
+    ]
+    group.reset_optimizer("dpo", optim(lr=2e-3), dpo=DpoSpec(beta=0.2))
+    reports = [group.dpo_step(pairs).metrics for _ in range(3)]
+    assert reports[0]["margin"] == pytest.approx(0, abs=1e-4) and reports[0]["lr"] == 2e-3
+    assert reports[-1]["margin"] > 0.5 and reports[-1]["loss"] < reports[0]["loss"]
+    assert group.weights(2).checksum != checksum
+    group.load_weights_only(tmp_path / "before")
+    assert group.weights(3).checksum == checksum
 
 
 def test_a_killed_rank_is_named_and_the_world_ends(group: TrainerGroup, batch: list[Experience]) -> None:

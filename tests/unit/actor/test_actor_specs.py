@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actor.specs import DpoSpec, StageSettings
 from actor.testing import Case, optim, ppo, trainer_spec
 
 CASE = Case(Path("model"), Path("features"))
@@ -48,6 +51,44 @@ def test_one_epoch_of_one_minibatch_is_on_policy() -> None:
 
 def test_a_critic_free_estimator_needs_no_critic() -> None:
     assert trainer_spec(CASE, critic=False, ppo=ppo(advantage_estimator="grpo")).data_parallel == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stage": "rl"}, "there is no stage 'rl'; stages are sft, ppo, dpo"),
+        ({"stage": "sft", "ppo": ppo()}, 'ppo is for stage "ppo", not for stage "sft"'),
+        ({"stage": "dpo", "critic_optim": optim()}, 'critic_optim is for stage "ppo", not for stage "dpo"'),
+        ({"stage": "ppo", "dpo": DpoSpec()}, 'dpo is for stage "dpo", not for stage "ppo"'),
+    ],
+)
+def test_settings_that_a_stage_does_not_use_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StageSettings(**arguments)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        StageSettings("sft"),
+        StageSettings("sft", optim(lr=3e-4)),
+        StageSettings("ppo", optim(), optim(lr=5e-5), ppo(kl_coef=0.1)),
+        StageSettings("dpo", dpo=DpoSpec(0.2, 0.1, 0.5)),
+    ],
+)
+def test_stage_settings_survive_json(settings: StageSettings) -> None:
+    assert StageSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_a_stage_takes_the_trainers_settings_where_it_has_none() -> None:
+    spec = trainer_spec(CASE, sft_optim=optim(lr=1e-2), actor_optim=optim(lr=1e-4))
+    assert StageSettings("sft").actor_optim(spec).lr == 1e-2
+    assert [StageSettings(stage).actor_optim(spec).lr for stage in ("ppo", "dpo")] == [1e-4, 1e-4]
+    assert StageSettings("sft", optim(lr=3e-4)).actor_optim(spec).lr == 3e-4
+    assert StageSettings("ppo", ppo=ppo(kl_coef=0.1)).ppo_spec(spec).kl_coef == 0.1
+    critic_free = trainer_spec(CASE, critic=False, ppo=ppo(advantage_estimator="grpo"))
+    with pytest.raises(ValueError, match="needs critic=True"):
+        StageSettings("ppo", ppo=ppo()).ppo_spec(critic_free)
 
 
 def test_importing_the_package_loads_neither_torch_nor_ray() -> None:
