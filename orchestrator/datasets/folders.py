@@ -1,6 +1,6 @@
 """The folder of a built data set: appears whole or not at all, and replaces only an earlier build of the same data set.
 
-Neighbours: the builders that write few small files (`text_reasoning`, `conversations`). Invariant: whatever is in the folder came
+Neighbours: the builders (`acoustic_qa`, `text_reasoning`, `conversations`). Invariant: whatever is in the folder came
 from one build; its manifest names builder, seed and the digest of every file.
 """
 
@@ -27,7 +27,7 @@ def built_folder(out_dir: str | Path, name: str) -> Iterator[Path]:
     Raises DataError when `out_dir` holds anything but a build of the data set `name`, or can't be written.
     """
     out_dir = Path(out_dir).absolute()
-    _check_target(out_dir, name)
+    check_target(out_dir, name)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-") as staging:
@@ -50,7 +50,8 @@ def write_manifest(folder: Path, name: str, seed: int, more: Mapping[str, Any]) 
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _check_target(out_dir: Path, name: str) -> None:
+def check_target(out_dir: Path, name: str) -> None:
+    """Raises DataError when replacing `out_dir` would destroy something that is not a build of the data set `name`."""
     if out_dir.exists() and not out_dir.is_dir():
         raise DataError(f"{out_dir} is a file; choose a folder for the data set")
     if not out_dir.exists() or not any(out_dir.iterdir()):

@@ -15,8 +15,6 @@ import json
 import logging
 import math
 import random
-import shutil
-import tempfile
 import wave
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +30,7 @@ from orchestrator.datasets.acoustic_qa.questions import FAMILY_TASKS, TASKS, que
 from orchestrator.datasets.acoustic_qa.render import render
 from orchestrator.datasets.acoustic_qa.scenes import Catalogue, SceneWriter
 from orchestrator.datasets.acoustic_qa.sources import Fetched, fetch
+from orchestrator.datasets.folders import MANIFEST, built_folder, check_target
 from orchestrator.datasets.jsonl import write_questions
 from orchestrator.datasets.schema import DataError
 from orchestrator.seeds import derive
@@ -68,59 +67,27 @@ def build_acoustic_qa(
     """
     say = progress or log.info
     out_dir = Path(out_dir).absolute()
-    _check_target(out_dir)
+    check_target(out_dir, NAME)
     if fetched is None:
         say("fetching packages with recordings (about 330 MB the first time)")
         fetched = fetch()
     say("cutting recordings into a bank (once per version of the packages)")
-    try:
+    with built_folder(out_dir, NAME) as folder:
         bank = bank_for(fetched)
         for line in bank.thinner:
             say(f"thinner: {line}")
-        with tempfile.TemporaryDirectory(dir=_parent(out_dir), prefix=f".{out_dir.name}-") as staging:
-            folder = Path(staging) / "data"
-            (folder / "clips").mkdir(parents=True)
-            sides = {}
-            for split, count in (("train", train), ("held_out", held_out)):
-                say(f"rendering {count} {split} questions")
-                sides[split] = _Split(split, derive(seed, split))
-                sides[split].build(bank, count, folder / "clips", say)
-                write_questions(folder / f"{split}.jsonl", sides[split].questions)
-            manifest = _manifest(folder, seed, bank, fetched, sides)
-            (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-            if out_dir.exists():
-                shutil.rmtree(out_dir)
-            folder.rename(out_dir)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the data set to {out_dir}: {error}; choose a writable folder with space"
-        ) from error
+        (folder / "clips").mkdir()
+        sides = {}
+        for split, count in (("train", train), ("held_out", held_out)):
+            say(f"rendering {count} {split} questions")
+            sides[split] = _Split(split, derive(seed, split))
+            sides[split].build(bank, count, folder / "clips", say)
+            write_questions(folder / f"{split}.jsonl", sides[split].questions)
+        manifest = _manifest(folder, seed, bank, fetched, sides)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     total = sum(len(side.questions) for side in sides.values())
     say(f"{total} questions over {sum(side.clips for side in sides.values())} clips in {out_dir}")
     return out_dir
-
-
-def _check_target(out_dir: Path) -> None:
-    """Raises DataError when replacing `out_dir` would destroy something that is not a build of this data set."""
-    if not out_dir.exists():
-        return
-    if not out_dir.is_dir():
-        raise DataError(f"{out_dir} is a file; choose a folder for the data set")
-    manifest = out_dir / "manifest.json"
-    if any(out_dir.iterdir()):
-        try:
-            ours = json.loads(manifest.read_text()).get("name") == NAME
-        except (OSError, ValueError, AttributeError):
-            ours = False
-        if not ours:
-            raise DataError(
-                f"{out_dir} holds other files and no {NAME} manifest; choose another folder or empty this one"
-            )
-
-
-def _parent(out_dir: Path) -> Path:
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    return out_dir.parent
 
 
 @dataclass

@@ -100,6 +100,15 @@ def test_clips_of_two_turns_stand_in_their_own_turns_and_features_keep_that_orde
         "<|BOT|>human\n<audio_patch><audio_patch><audio_patch>What is this?<|EOT|><|BOT|>assistant\nA dog.<|EOT|>"
         "<|BOT|>human\n<audio_patch>And this?<|EOT|><|BOT|>assistant\n"
     )
+    three = [{"type": "audio"}] * 3
+    chat = [
+        {"role": "user", "content": [*three, {"type": "text", "text": "What is this?"}]},
+        {"role": "assistant", "content": "A dog."},
+        {"role": "user", "content": [*three[:1], {"type": "text", "text": "And this?"}]},
+    ]
+    assert BUILDER.text(asked, [1, 2, 1]) == TOKENIZER.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True
+    )
     features = [FeatureRef("a", 62), FeatureRef("b0", 50), FeatureRef("b1", 10), FeatureRef("c", 25)]
     prompt = BUILDER.build(asked, features, [1, 2, 1])
     assert prompt.feature_keys == ("a", "b0", "b1", "c")
