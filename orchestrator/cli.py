@@ -111,7 +111,8 @@ def _run(config: ExperimentConfig) -> int:
     from orchestrator.datasets import DataError
     from orchestrator.errors import PreflightError, RunPaused
     from orchestrator.report import print_report
-    from rollout import AudioError
+    from rewards import RewardError
+    from rollout import AudioError, LedgerError
 
     signal.signal(signal.SIGTERM, _interrupt)
     where = paths.run_dir(config)
@@ -127,7 +128,7 @@ def _run(config: ExperimentConfig) -> int:
     except RunPaused as pause:
         errors.print(f"[yellow]paused:[/yellow] {escape(str(pause))}\n{escape(go_on)}", highlight=False)
         return PAUSED
-    except (MgrdError, TrainerDied, RuntimeError, OSError) as error:
+    except (MgrdError, TrainerDied, RewardError, LedgerError, RuntimeError, OSError) as error:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
         errors.print(
             f"[red]failed:[/red] {type(error).__name__}: {escape(str(error))}\n{escape(go_on)}", highlight=False

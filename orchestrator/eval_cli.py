@@ -21,6 +21,7 @@ from rich.table import Table
 from orchestrator.errors import ConfigError, MgrdError, PreflightError, RunPaused
 
 if TYPE_CHECKING:
+    from orchestrator.datasets.benchmarks import JudgeAccess
     from orchestrator.evaluation.report import EvaluationReport
     from orchestrator.evaluation.sources import EvaluationData
 
@@ -40,6 +41,15 @@ def evaluate_command(
     data: Annotated[
         Path | None, typer.Option(help="Questions as JSON lines (docs/DATA.md).", show_default=False)
     ] = None,
+    benchmark: Annotated[
+        str, typer.Option(help="mmau | mmar | mmsu | big_bench_audio | spoken_mqa | wild_speech", show_default=False)
+    ] = "",
+    path: Annotated[
+        Path | None, typer.Option(help="Folder or file of the benchmark, as it was published.", show_default=False)
+    ] = None,
+    judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint of a judge.", show_default=False)] = "",
+    judge_model: Annotated[str, typer.Option(help="The judge's name there.", show_default=False)] = "",
+    judge_secret: Annotated[str, typer.Option(help="Name of the secret it asks for.", show_default=False)] = "",
     samples: Annotated[int, typer.Option(min=1, help="Responses a question at temperature 1, beside one greedy.")] = 4,
     pass_k: Annotated[str, typer.Option("--pass-k", help="pass@k for these k, none above --samples.")] = "1,4",
     questions: Annotated[int, typer.Option(min=0, help="At most so many, balanced over tasks; 0: all.")] = 0,
@@ -63,6 +73,9 @@ def evaluate_command(
     [bold]mgrd eval runs/demo-seed11 --data held_out.jsonl[/bold] samples every question four times and once greedily, judges the
     replies, and writes report.json, table.md and plots; MLflow gets the same. Intervals are 95 %, by bootstrap over questions.
     A model of a run is sampled under that run's settings unless [bold]--set[/bold] says otherwise.
+
+    [bold]mgrd eval MODEL --benchmark mmau --path ~/mmau[/bold] reads a benchmark's published files and scores by its own rules
+    (docs/EVALUATION.md); nothing is downloaded. wild_speech needs a judge, big_bench_audio is scored by one where it is given.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     from orchestrator.datasets import DataError
@@ -77,7 +90,8 @@ def evaluate_command(
         _refuse("--resume needs the folder to go on in: --out DIR")
     try:
         ks = _ks(pass_k)
-        chosen = limited(_data(data), questions)
+        judge = _judge(judge_url, judge_model, judge_secret)
+        chosen = limited(_data(data, benchmark, path, judge), questions)
         checkpoint = find_checkpoint(model)
         folder = out or Path("evaluations") / f"{chosen.name}-{checkpoint.digest[:8]}-{time.strftime('%Y%m%d-%H%M%S')}"
         request = Request(
@@ -97,12 +111,24 @@ def evaluate_command(
     console.print(f"written to {finished.folder}; MLflow run {finished.record['mlflow']['run_id']}", highlight=False)
 
 
-def _data(file: Path | None) -> EvaluationData:
-    from orchestrator.evaluation.sources import jsonl_data
+def _data(file: Path | None, benchmark: str, path: Path | None, judge: JudgeAccess | None) -> EvaluationData:
+    from orchestrator.evaluation.sources import benchmark_data, jsonl_data
 
-    if file is None:
-        raise PreflightError("say what to evaluate on: --data FILE")
-    return jsonl_data(file)
+    if (file is None) == (not benchmark):
+        raise PreflightError("say what to evaluate on, one of both: --data FILE, or --benchmark NAME --path DIR")
+    if file is not None:
+        return jsonl_data(file)
+    if path is None:
+        raise PreflightError(f"--benchmark {benchmark} needs --path: the folder it was downloaded to")
+    return benchmark_data(benchmark, path, judge)
+
+
+def _judge(url: str, model: str, secret: str) -> JudgeAccess | None:
+    from orchestrator.datasets.benchmarks import JudgeAccess
+
+    if bool(url) != bool(model):
+        raise PreflightError("a judge needs both: --judge-url and --judge-model")
+    return JudgeAccess(url, model, secret) if url else None
 
 
 def _ks(text: str) -> tuple[int, ...]:

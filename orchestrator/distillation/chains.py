@@ -74,7 +74,7 @@ class DistilSettings:
     """The filters in their order, and the limits behind them.
 
     near_duplicate: similarity 0..1 (1: exact duplicates only); max_chains: kept for one question (0: all); seed: who stays when
-    there are too many.
+    there are too many; direct: data sets whose questions may be answered without reasoning.
     """
 
     rules: tuple[FilterRule, ...]
@@ -83,6 +83,7 @@ class DistilSettings:
     max_chains: int = 0
     balance: TaskBalance = field(default_factory=TaskBalance)
     seed: int = 0
+    direct: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def distil(groups: Sequence[Sequence[Scored]], settings: DistilSettings, provena
     Raises ValueError when two responses have the same trajectory id.
     """
     asked = [scored for group in groups for scored in group]
-    decisions = [decide(scored, settings.rules, settings.band) for scored in asked]
+    decisions = [decide(scored, settings.rules, settings.band, settings.direct) for scored in asked]
     fates = {scored.trajectory.id: decision.reason for scored, decision in zip(asked, decisions, strict=True)}
     if len(fates) < len(asked):
         raise ValueError(

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
 from orchestrator.stages.scoring import CORRECTNESS, Scored
+from rewards import stated_claims, true_share
 
 KEPT, INVALID, UNFINISHED, NOT_WELL_FORMED, LENGTH = "kept", "invalid", "unfinished", "not_well_formed", "length"
 CORRECT = "correct"
 GROUNDING_TRUE_SHARE, TRUE_SHARE, STATED = "grounding/true_share", "perceptions/true_share", "perceptions/stated"
+REPLY_TRUE_SHARE = "reply/true_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class FilterRule:
     """A component of the verdict must lie in min..max (bounds included; None: no bound).
 
     component: a name in `Verdict.components`, or one of DERIVED; optional: a verdict without the component passes, and is
-    counted; except_datasets: questions that the rule does not apply to. Raises ConfigError for bounds that let nothing or
+    counted; except_datasets: questions that the rule does not apply to; only_datasets: the only ones that it does (empty: all). Raises ConfigError for bounds that let nothing or
     everything pass.
     """
 
@@ -33,6 +35,7 @@ class FilterRule:
     max: float | None = None
     optional: bool = False
     except_datasets: tuple[str, ...] = ()
+    only_datasets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.min, self.max) if bound is not None]
@@ -40,6 +43,9 @@ class FilterRule:
             raise ConfigError(
                 f"filter {self.component!r} needs min, max or both, with min <= max; got {self.min}..{self.max}"
             )
+
+    def applies_to(self, dataset: str) -> bool:
+        return dataset not in self.except_datasets and (not self.only_datasets or dataset in self.only_datasets)
 
     def passes(self, value: float) -> bool:
         """NaN does not."""
@@ -67,21 +73,25 @@ class Decision:
     absent: tuple[str, ...] = ()
 
 
-def decide(scored: Scored, rules: Sequence[FilterRule], band: LengthBand | None = None) -> Decision:
+def decide(
+    scored: Scored, rules: Sequence[FilterRule], band: LengthBand | None = None, direct: Sequence[str] = ()
+) -> Decision:
     """Validity and form first, then the rules in their order, then the reasoning's length.
 
     Well formed means: one closed think block with something in it, and a reply. A rule that is not optional and whose component
-    the verdict lacks fails under `{component}_missing`.
+    the verdict lacks fails under `{component}_missing`. direct: data sets whose questions may be answered without reasoning; there the
+    empty think block is well formed, too, and of any length.
     """
     if not scored.verdict.valid:
         return Decision(False, INVALID)
     if not scored.sample.finished:
         return Decision(False, UNFINISHED)
-    if not scored.thinks or not scored.sample.reply:
+    may_be_direct = scored.question.dataset in direct
+    if not (scored.thinks or (may_be_direct and scored.sample.well_formed)) or not scored.sample.reply:
         return Decision(False, NOT_WELL_FORMED)
     absent: list[str] = []
     for rule in rules:
-        if scored.question.dataset and scored.question.dataset in rule.except_datasets:
+        if not rule.applies_to(scored.question.dataset):
             continue
         value = component(scored, rule.component)
         if value is None:
@@ -90,7 +100,7 @@ def decide(scored: Scored, rules: Sequence[FilterRule], band: LengthBand | None 
             absent.append(rule.component)
         elif not rule.passes(value):
             return Decision(False, rule.component, tuple(absent))
-    if band is not None and not band.low <= scored.sample.reasoning_tokens <= band.high:
+    if band is not None and not may_be_direct and not band.low <= scored.sample.reasoning_tokens <= band.high:
         return Decision(False, LENGTH, tuple(absent))
     return Decision(True, KEPT, tuple(absent))
 
@@ -100,7 +110,7 @@ def component(scored: Scored, name: str) -> float | None:
 
     `correct`: the component that says whether the reply is right (`answer`, else `math`); `grounding/true_share`: true of the
     checked statements, 0 when none could be checked; `perceptions/true_share` and `perceptions/stated`: of the claims that the
-    question's truth can tell.
+    question's truth can tell; `reply/true_share`: true of the claims in the reply itself, 0 when it makes none.
     """
     derived = DERIVED.get(name)
     return derived(scored) if derived else scored.verdict.components.get(name)
@@ -151,9 +161,18 @@ def _stated(scored: Scored) -> float | None:
     return float(scored.stated_claims) if scored.question.truth else None
 
 
+def _reply_true_share(scored: Scored) -> float | None:
+    if not scored.question.truth:
+        return None
+    claims = stated_claims(scored.sample.reply)
+    true, _ = true_share(scored.sample.reply, scored.question.truth, scored.question.task)
+    return true / len(claims) if claims else 0.0
+
+
 DERIVED: Mapping[str, Callable[[Scored], float | None]] = {
     CORRECT: _correct,
     GROUNDING_TRUE_SHARE: _grounding_true_share,
     TRUE_SHARE: _true_share,
     STATED: _stated,
+    REPLY_TRUE_SHARE: _reply_true_share,
 }

@@ -139,7 +139,7 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
 
 def table_rows(report: EvaluationReport) -> list[list[str]]:
     """Rows of text, the first one the header: tasks, then domains, then all; per cent with 95 % intervals."""
-    rows = [["group", "questions", "sampled", "greedy", "true perceptions"]]
+    rows = [["group", "n", "sampled", "greedy", "true perceptions"]]
     for kind, groups in (("task", report.by_task), ("domain", report.by_domain)):
         if kind == "domain" and len(groups) < 2:
             continue

@@ -184,7 +184,7 @@ def _ask_and_report(
         with progress.bar(request.data.name, missing(passes, store, request.chunk)) as advance:
             found = collect(session, passes, store, request.chunk, advance)
         costs = session.reward_costs()
-    ks = tuple(k for k in request.ks if k <= request.samples)
+    ks = () if request.data.graded else tuple(k for k in request.ks if k <= request.samples)
     report = build_report(outcomes_of(found["sampled"]), outcomes_of(found["greedy"]), ks=ks, seed=seed)
     record = {
         "model": {
@@ -192,7 +192,12 @@ def _ask_and_report(
             "digest": request.checkpoint.digest,
             "run": request.checkpoint.run_id,
         },
-        "data": {"name": request.data.name, "path": str(request.data.path), "digest": request.data.digest},
+        "data": {
+            "name": request.data.name,
+            "path": str(request.data.path),
+            "digest": request.data.digest,
+            "source": request.data.source,
+        },
         "sampling": {
             "samples": request.samples,
             "temperature": config.rollout.temperature,

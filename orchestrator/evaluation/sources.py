@@ -18,6 +18,7 @@ from orchestrator import paths
 from orchestrator.config.compose import from_yaml
 from orchestrator.data_stage import named
 from orchestrator.datasets import load_questions
+from orchestrator.datasets.benchmarks import BENCHMARKS, JudgeAccess, load_benchmark
 from orchestrator.errors import PreflightError
 from orchestrator.stages.plans import balanced
 from rewards import RewardTerm
@@ -49,13 +50,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationData:
-    """scoring: terms with weight 1 in all, whose sum is a sample's value."""
+    """scoring: the one term that says how good a reply is, weight 1; graded: it gives more than right or wrong; source: where format and
+    scoring are published."""
 
     name: str
     path: Path
     questions: list[Question]
     digest: str
     scoring: tuple[RewardTerm, ...]
+    graded: bool = False
+    source: str = ""
 
 
 def find_checkpoint(model: str) -> Checkpoint:
@@ -108,6 +112,20 @@ def jsonl_data(file: Path) -> EvaluationData:
     return EvaluationData(
         file.stem, file.absolute(), questions, questions_digest(questions), (RewardTerm("answer", 1.0, "any"),)
     )
+
+
+def benchmark_data(name: str, path: Path, judge: JudgeAccess | None) -> EvaluationData:
+    """A benchmark's published files under its own scoring. Raises DataError, PreflightError when it can't be scored so."""
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None:
+        raise PreflightError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    try:
+        scoring = benchmark.scoring(judge)
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+    questions = load_benchmark(name, path, cache_folder(name))
+    digest = questions_digest(questions)
+    return EvaluationData(name, path.absolute(), questions, digest, scoring, benchmark.graded, benchmark.source)
 
 
 def limited(data: EvaluationData, count: int) -> EvaluationData:

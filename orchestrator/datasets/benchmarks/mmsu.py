@@ -1,8 +1,9 @@
 """MMSU: 5,000 multiple-choice questions about spoken language in 47 tasks.
 
-Format: question/mmsu.jsonl of huggingface.co/datasets/ddwang2000/MMSU, one record a line of id, task_name, audio_path, question, choice_a to
-choice_d, answer_gt, category, sub-category, sub-sub-category, with clips in audio/; 453 questions have two options, the others are null. A
-newer copy has `choices` by letter and `answer`. Scoring: the letter rule of the evaluator (github.com/dingdongwang/MMSU).
+Format: question/mmsu.jsonl of huggingface.co/datasets/ddwang2000/MMSU, one record a line of id, task_name, audio_path,
+question, choice_a to choice_d, answer_gt, category, sub-category, sub-sub-category, with clips in audio/; 453 questions have
+two options, the others are null. A newer copy has `choices` by letter and `answer`. Scoring: the letter rule of the evaluator
+(github.com/dingdongwang/MMSU).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Spoken-MQA: spoken mathematical questions, from plain arithmetic to several steps in context.
 
 Format: parquet of huggingface.co/datasets/amao0o0/spoken-mqa in the splits short_digit, long_digit, single_step_reasoning and
-multi_step_reasoning: `context` (the clip), `context_transcript`, `instruction` and `answer` (objects with `text`). Scoring: accuracy by the
-rule of AudioBench (github.com/AudioLLMs/AudioBench, src/dataset_src/spoken_mqa.py), which the authors use: the number after "the answer is",
-else the last one; a reference with `####` holds its number behind it.
+multi_step_reasoning: `context` (the clip), `context_transcript`, `instruction` and `answer` (objects with `text`). Scoring:
+accuracy by the rule of AudioBench (github.com/AudioLLMs/AudioBench, src/dataset_src/spoken_mqa.py), which the authors use: the
+number after "the answer is", else the last one; a reference with `####` holds its number behind it.
 """
 
 from __future__ import annotations
