@@ -26,8 +26,8 @@ class FilterRule:
     """A component of the verdict must lie in min..max (bounds included; None: no bound).
 
     component: a name in `Verdict.components`, or one of DERIVED; optional: a verdict without the component passes, and is
-    counted; except_datasets: questions that the rule does not apply to; only_datasets: the only ones that it does (empty: all). Raises ConfigError for bounds that let nothing or
-    everything pass.
+    counted; except_datasets: questions that the rule does not apply to; only_datasets: the only ones that it does (empty:
+    all). Raises ConfigError for bounds that let nothing or everything pass.
     """
 
     component: str
