@@ -8,7 +8,7 @@ question whose reference can't be used raises (an invalid verdict), it never sco
 
 from __future__ import annotations
 
-from rewards.functions.benchmark_rules import RULES, is_benchmark_match
+from rewards.functions.benchmark_rules import KINDS, RULES, is_benchmark_right
 from rewards.functions.choice import WAYS, is_choice, named_options
 from rewards.functions.elements import list_score, set_score
 from rewards.functions.text import is_exact
@@ -29,7 +29,8 @@ def check_answer(by: str, rules: str, max_error_rate: float | None, partial: boo
     if rules not in (OURS, *RULES):
         raise ValueError(f"rules is one of {', '.join((OURS, *RULES))}, not {rules!r}")
     if rules != OURS and by != "either":
-        raise ValueError(f"the rules of {rules} know no letters; leave by at 'either', not {by!r}")
+        why = "know no letters" if rules in ("mmau", "mmar") else "say how a choice is named"
+        raise ValueError(f"the rules of {rules} {why}; leave by at 'either', not {by!r}")
     if max_error_rate is not None and not max_error_rate >= 0:
         raise ValueError(f"max_error_rate is null or a rate of 0 or more, not {max_error_rate!r}")
     if not isinstance(partial, bool):
@@ -42,15 +43,16 @@ def answer(
 ) -> float:
     """1.0 when the reply is right, else 0.0; transcripts, and sets and lists with `partial`, also between.
 
-    by: how a choice must be named (`either`, `letter`, `text`); rules: whose rule decides on choices (`ours`, `mmau`, `mmar`);
+    by: how a choice must be named (`either`, `letter`, `text`); rules: whose rule decides (`ours`, or a
+    benchmark's, on the answer kinds it knows: `benchmark_rules.KINDS`);
     max_error_rate: transcripts are right up to this word error rate (None: score 1 - rate); partial: credit for a part of a set
     or list. Raises ValueError when the question's own data can't be used.
     """
     question = sample.question
     kind, reference = question["answer_kind"], question["answer"]
+    if kind in KINDS.get(rules, ()):
+        return float(is_benchmark_right(rules, sample.reply, question["choices"], reference))
     if kind == AnswerKind.CHOICE:
-        if rules != OURS:
-            return float(is_benchmark_match(sample.reply, question["choices"], reference))
         return float(is_choice(sample.reply, question["choices"], reference, by))
     match AnswerKind(kind):
         case AnswerKind.EXACT:

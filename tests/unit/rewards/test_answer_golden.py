@@ -38,7 +38,7 @@ def test_the_cases_of_a_function_are_at_least_twelve_of_all_sorts(name: str) -> 
     ("changes", "word"),
     [
         ({"by": "colour"}, "either"),
-        ({"rules": "mmsu"}, "mmar"),
+        ({"rules": "mmlu"}, "mmar"),
         ({"rules": "mmau", "by": "letter"}, "know no letters"),
         ({"max_error_rate": -0.1}, "rate of 0 or more"),
         ({"max_error_rate": float("nan")}, "rate of 0 or more"),
