@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_responses import response
 
@@ -40,6 +40,7 @@ def subsequence(part: list[Scored], whole: list[Scored]) -> bool:
     return all(any(item is other for other in rest) for item in part)
 
 
+@settings(deadline=None)
 @given(ITEMS, st.sampled_from([1.0, 0.95, 0.6]))
 def test_one_of_each_stays_in_order_and_every_drop_is_named(items: list[Scored], near: float) -> None:
     found = dedupe(items, near)
@@ -75,10 +76,13 @@ def test_near_duplicates_go_only_below_the_threshold_and_within_a_question() -> 
     assert dedupe([response(0, one), response(1, other)], 0.9).dropped == {"t/q/1": "near_duplicate"}
     assert dedupe([response(0, one), response(1, other)], 0.999).dropped == {}
     assert dedupe([response(0, one), response(1, other, question="p")], 0.9).dropped == {}
+    as_alike = similarity(said(response(0, one)), said(response(1, other)))
+    assert dedupe([response(0, one), response(1, other)], as_alike).dropped == {"t/q/1": "near_duplicate"}
     with pytest.raises(ConfigError, match="97"):
         dedupe([], 97)
 
 
+@settings(deadline=None)
 @given(ITEMS, st.integers(1, 4), SEED, SEED)
 def test_at_most_so_many_a_question_whatever_the_order(items: list[Scored], most: int, seed: int, shuffle: int) -> None:
     kept = at_most_a_question(items, most, seed)
@@ -103,6 +107,7 @@ def test_the_seed_decides_who_stays() -> None:
     assert len(drawn) == 5
 
 
+@settings(deadline=None)
 @given(COUNTS, BALANCE)
 def test_the_cap_is_the_largest_that_meets_both_limits(counts: dict[str, int], balance: TaskBalance) -> None:
     cap = task_cap(counts, balance)
@@ -121,6 +126,7 @@ def test_the_cap_is_the_largest_that_meets_both_limits(counts: dict[str, int], b
     assert cap == max(*fitting, balance.at_least)
 
 
+@settings(deadline=None)
 @given(ITEMS, BALANCE, SEED, SEED)
 def test_no_task_is_over_its_cap_and_none_below_loses_anything(
     items: list[Scored], balance: TaskBalance, seed: int, shuffle: int

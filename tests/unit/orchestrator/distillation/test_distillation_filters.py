@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_responses import response
 
@@ -46,6 +46,7 @@ RESPONSES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(RESPONSES, st.permutations(RULES))
 def test_the_funnel_adds_up_and_names_every_filter_in_its_order(items: list[Scored], rules: list[FilterRule]) -> None:
     decisions = [decide(item, rules, BAND) for item in items]
@@ -57,11 +58,13 @@ def test_the_funnel_adds_up_and_names_every_filter_in_its_order(items: list[Scor
     assert all(d.kept == (d.reason == "kept") for d in decisions)
 
 
+@settings(deadline=None)
 @given(RESPONSES, st.permutations(RULES))
 def test_who_is_kept_does_not_depend_on_the_order_of_the_rules(items: list[Scored], rules: list[FilterRule]) -> None:
     assert [decide(i, rules, BAND).kept for i in items] == [decide(i, RULES, BAND).kept for i in items]
 
 
+@settings(deadline=None)
 @given(RESPONSES)
 def test_what_is_kept_passes_everything(items: list[Scored]) -> None:
     for item in items:
@@ -71,6 +74,7 @@ def test_what_is_kept_passes_everything(items: list[Scored]) -> None:
             assert 4 <= item.sample.reasoning_tokens <= 48
 
 
+@settings(deadline=None)
 @given(RESPONSES)
 def test_a_further_rule_never_keeps_more(items: list[Scored]) -> None:
     before = {i for i, item in enumerate(items) if decide(item, RULES[:1], None).kept}
@@ -115,6 +119,11 @@ def test_a_rule_leaves_out_the_data_sets_it_does_not_apply_to() -> None:
     assert decide(response(0, components=wrong, dataset="hearing_prompts"), [rule]).kept
     assert not decide(response(0, components=wrong, dataset="acoustic_qa"), [rule]).kept
     assert not decide(response(0, components=wrong), [rule]).kept
+
+
+def test_bounds_are_included() -> None:
+    rule = FilterRule("x", min=0.25, max=0.75)
+    assert [rule.passes(value) for value in (0.2, 0.25, 0.5, 0.75, 0.8)] == [False, True, True, True, False]
 
 
 def test_derived_components_are_shares_of_true_statements_and_correctness() -> None:

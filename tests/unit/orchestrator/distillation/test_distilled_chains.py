@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_responses import response
 
@@ -53,6 +53,7 @@ def made(rows: list[tuple[int, str, float, bool, int]]) -> list[list[Scored]]:
 GROUPS = st.lists(ROW, max_size=40).map(made)
 
 
+@settings(deadline=None)
 @given(GROUPS)
 def test_every_response_is_kept_or_counted_once_over_all_and_by_task(groups: list[list[Scored]]) -> None:
     found = distil(groups, SETTINGS, WHO)
@@ -67,6 +68,7 @@ def test_every_response_is_kept_or_counted_once_over_all_and_by_task(groups: lis
     assert Counter(chain.task for chain in found.kept) == Counter(found.kept_by_task)
 
 
+@settings(deadline=None)
 @given(GROUPS)
 def test_what_is_kept_is_right_in_order_and_within_the_caps(groups: list[list[Scored]]) -> None:
     found = distil(groups, SETTINGS, WHO)
@@ -79,6 +81,7 @@ def test_what_is_kept_is_right_in_order_and_within_the_caps(groups: list[list[Sc
     assert not per_task or max(per_task) <= 2 * min(per_task)
 
 
+@settings(deadline=None)
 @given(GROUPS, st.integers(0, 3))
 def test_the_order_of_the_questions_changes_nothing_but_the_order(groups: list[list[Scored]], seed: int) -> None:
     found = distil(groups, SETTINGS, WHO)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
@@ -32,6 +32,7 @@ ITEMS = st.lists(st.tuples(SHARE, SHARE, SHARE, SHARE), max_size=30).map(
 LIMIT = st.none() | SHARE
 
 
+@settings(deadline=None)
 @given(ITEMS)
 def test_contribution_is_what_is_lost_on_average(items: list[Contribution]) -> None:
     mean, error = audio_contribution(items)
@@ -43,6 +44,7 @@ def test_contribution_is_what_is_lost_on_average(items: list[Contribution]) -> N
     assert -1 <= mean <= 1 and error >= 0
 
 
+@settings(deadline=None)
 @given(ITEMS, SHARE, LIMIT, LIMIT)
 def test_every_question_is_counted_once_and_kept_exactly_when_both_limits_hold(
     items: list[Contribution], least: float, most: float | None, drop: float | None
@@ -110,6 +112,7 @@ def asked(task: str, audio: bool = True) -> Question:
     return Question(f"{task}-{audio}", "Which?", "x", AnswerKind.EXACT, task=task, audio=clips)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["word", "order", "emotion"]), st.booleans()), max_size=20))
 def test_the_rule_by_task_keeps_order_and_counts_everything(rows: list[tuple[str, bool]]) -> None:
     questions = [asked(*row) for row in rows]

@@ -104,6 +104,7 @@ def test_noise_is_white_and_shared_by_clips_of_one_length_and_level(tmp_path: Pa
     assert other_seed[0].audio != new[0].audio
 
 
+@settings(deadline=None)
 @given(st.integers(1600, 400_000))
 def test_lengths_are_shared_only_within_one_number_of_audio_tokens(samples: int) -> None:
     config = StepAudio2EncoderConfig()
@@ -160,6 +161,8 @@ def test_a_question_about_the_same_clip_is_no_donor() -> None:
     asked = [question(1, "rising", "melody"), question(2, "flute", "instrument", audio=(clip(1),))]
     with pytest.raises(HearingError, match="no other clip"):
         perturbed(asked, Perturbation.SWAP, folder=room(), seed=0)
+    with pytest.raises(HearingError, match="no other clip"):
+        perturbed(asked[:1], Perturbation.SWAP, folder=room(), seed=0, donors=asked[1:])
 
 
 def test_donors_of_similar_length_come_first() -> None:
