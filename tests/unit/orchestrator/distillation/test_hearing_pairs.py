@@ -109,6 +109,16 @@ def test_a_response_without_form_or_reply_is_no_good_side() -> None:
         assert mine_pairs([group], model="t2", max_per_question=1, seed=0) == []
 
 
+def test_a_well_formed_denial_is_preferred_to_one_that_lost_its_form() -> None:
+    bare = response(1, "I cannot hear audio.", components={"self_cognition": 0.0})
+    group = [sample(0, denies=False), bare, sample(2, denies=True)]
+    for seed in range(8):
+        (pair,) = mine_pairs([group], model="t2", max_per_question=1, seed=seed)
+        assert pair.rejected.trajectory_id == "t/q/2"
+    (pair,) = mine_pairs([group[:2]], model="t2", max_per_question=1, seed=0)
+    assert pair.rejected.trajectory_id == "t/q/1"
+
+
 def test_a_verdict_without_the_component_says_which_reward_is_missing() -> None:
     item = response(0)
     item.verdict.components.pop("self_cognition")
