@@ -193,6 +193,10 @@ def test_recordings_are_read_below_the_allowed_folder_only(rewards: Rewards) -> 
         asked = RIGHT | {"question": QUESTION | {"audio": [{"path": path}]}}
         field, message = problem(rewards.score(["answer"], [asked]), 422)
         assert field == "samples[0].question.audio[0].path" and "outside" in message
+        history = [{"role": "human", "text": "Listen.", "audio": [{"path": path}]}]
+        asked = RIGHT | {"question": QUESTION | {"history": history}}
+        field, message = problem(rewards.score(["answer"], [asked]), 422)
+        assert field == "samples[0].question.history[0].audio[0].path" and "outside" in message
     inside = RIGHT | {"question": QUESTION | {"audio": [{"path": "a.wav"}]}}
     assert rewards.score(["answer"], [inside]).raise_for_status().json()["verdicts"][0]["score"] == 1.0
 
