@@ -127,7 +127,7 @@ def plot(left: dict[str, Any], path: Path) -> None:
     figure.suptitle(f"{left['stage']}: {left['reason']}", fontsize=9)
     for axis, (metric, points) in zip(axes[0], curves.items(), strict=False):
         finite = [(u, v) for u, v in points if isinstance(v, int | float)]
-        axis.plot([u for u, _ in finite], [v for _, v in finite], linewidth=1)
+        axis.plot([u for u, _ in finite], [v for _, v in finite], linewidth=1, marker=".", markersize=4)
         figures = left["evidence"].get(metric, {})
         for name in ("now", "best", "before"):
             if finite and isinstance(figures.get(name), int | float):
