@@ -25,6 +25,7 @@ from orchestrator.config.compose import compose_config, flat, known_keys, to_yam
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import MgrdError
 from orchestrator.eval_cli import evaluate_command
+from orchestrator.promote_cli import promote_command
 from orchestrator.rewards_cli import rewards_app
 
 REFUSED, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
@@ -40,6 +41,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(rewards_app, name="rewards")
 app.command("eval")(evaluate_command)
+model_app.command("promote")(promote_command)
 console = Console()
 errors = Console(stderr=True)
 

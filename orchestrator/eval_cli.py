@@ -53,6 +53,9 @@ def evaluate_command(
     samples: Annotated[int, typer.Option(min=1, help="Responses a question at temperature 1, beside one greedy.")] = 4,
     pass_k: Annotated[str, typer.Option("--pass-k", help="pass@k for these k, none above --samples.")] = "1,4",
     questions: Annotated[int, typer.Option(min=0, help="At most so many, balanced over tasks; 0: all.")] = 0,
+    contribution: Annotated[
+        bool, typer.Option("--contribution", help="Also ask without the clips: what does the audio contribute?")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of report, table, plots and samples; default: evaluations/DATA-MODEL-TIME."),
@@ -82,12 +85,15 @@ def evaluate_command(
     from orchestrator.evaluation.run import Request, evaluate
     from orchestrator.evaluation.session import PromptTooLong
     from orchestrator.evaluation.sources import find_checkpoint, limited
+    from orchestrator.hearing.perturb import HearingError
     from orchestrator.progress import ProgressView
-    from rollout import AudioError, EngineDied, ModelError, PromptError
+    from rewards import RewardError
+    from rollout import AudioError, CheckpointError, EngineDied, ModelError, PromptError
 
     signal.signal(signal.SIGTERM, _interrupt)
     if resume and out is None:
         _refuse("--resume needs the folder to go on in: --out DIR")
+    folder = out or Path()
     try:
         ks = _ks(pass_k)
         judge = _judge(judge_url, judge_model, judge_secret)
@@ -95,16 +101,19 @@ def evaluate_command(
         checkpoint = find_checkpoint(model)
         folder = out or Path("evaluations") / f"{chosen.name}-{checkpoint.digest[:8]}-{time.strftime('%Y%m%d-%H%M%S')}"
         request = Request(
-            checkpoint, chosen, folder, samples, ks, chunk, seed, resume=resume, overrides=tuple(settings or ())
+            checkpoint, chosen, folder, samples, ks, chunk, seed, resume, contribution, tuple(settings or ())
         )
         finished = evaluate(request, ProgressView(console))
-    except (PreflightError, ConfigError, DataError, AudioError, ModelError, PromptError, PromptTooLong) as error:
+    except (
+        *(PreflightError, ConfigError, DataError, AudioError, HearingError),
+        *(ModelError, CheckpointError, PromptError, PromptTooLong),
+    ) as error:
         _refuse(str(error))
     except KeyboardInterrupt:
         _end("[yellow]stopped.[/yellow]", "", folder, INTERRUPTED)
     except RunPaused as pause:
         _end("[yellow]paused:[/yellow]", str(pause), folder, PAUSED)
-    except (MgrdError, EngineDied, RuntimeError, OSError) as error:
+    except (MgrdError, EngineDied, RewardError, RuntimeError, OSError) as error:
         logging.getLogger(__name__).debug("the evaluation failed", exc_info=True)
         _end("[red]failed:[/red]", f"{type(error).__name__}: {error}", folder, FAILED)
     _show(finished.report)
@@ -163,7 +172,8 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _end(what: str, message: str, folder: Path, code: int) -> NoReturn:
-    hint = f"go on with the same command and --resume --out {folder}"
+    started = (folder / "plan.json").is_file()
+    hint = f"go on with the same command and --resume --out {folder}" if started else "nothing was kept"
     errors.print(f"{what} {escape(message)}\n{escape(hint)}", highlight=False)
     raise typer.Exit(code)
 

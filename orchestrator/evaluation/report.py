@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.evaluation.contribution import ContributionReport
 from orchestrator.evaluation.outcomes import Outcome, by_question
 from orchestrator.evaluation.statistics import (
     Estimate,
@@ -60,7 +61,7 @@ class EvaluationReport:
     stated_perceptions: int
     truncated: float
     invalid_verdicts: int
-    contribution: dict[str, Any] = field(default_factory=dict)
+    contribution: ContributionReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: NaN becomes None."""
@@ -73,7 +74,7 @@ def build_report(
     *,
     ks: Iterable[int] = (1,),
     seed: int = 0,
-    contribution: Mapping[str, Any] | None = None,
+    contribution: ContributionReport | None = None,
 ) -> EvaluationReport:
     """Figures of the samples (n a question) and of the greedy responses (one a question)."""
     valid = [o for o in sampled if o.value is not None]
@@ -97,7 +98,7 @@ def build_report(
         stated_perceptions=sum(o.stated_claims for o in valid),
         truncated=_share(sum(not o.finished for o in sampled), len(sampled)),
         invalid_verdicts=sum(o.value is None for o in (*sampled, *greedy)),
-        contribution=dict(contribution or {}),
+        contribution=contribution,
     )
 
 
@@ -131,9 +132,9 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
     for kind, groups in (("task", report.by_task), ("domain", report.by_domain)):
         for name, group in groups.items():
             out[f"accuracy/{kind}/{name}"] = group.sampled.value
-    for name, value in report.contribution.items():
-        if isinstance(value, int | float):
-            out[f"contribution/{name}"] = float(value)
+    if report.contribution is not None:
+        out["contribution/mean"] = report.contribution.contribution.value
+        out |= {f"contribution/accuracy_{how}": e.value for how, e in report.contribution.without_clip.items()}
     return {name: value for name, value in out.items() if math.isfinite(value)}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.embedded import EmbeddedServices
 from orchestrator.errors import MgrdError, PreflightError, RunPaused
 from orchestrator.evaluation.chunks import ChunkStore, EvaluationPlan
+from orchestrator.evaluation.contribution import PREFIX, contribution_report, passes_without_clips
 from orchestrator.evaluation.outcomes import outcomes_of
 from orchestrator.evaluation.plots import write_plots
 from orchestrator.evaluation.report import EvaluationReport, build_report, metrics_of, summary_lines, table_rows
-from orchestrator.evaluation.runner import collect, missing, standard_passes
+from orchestrator.evaluation.runner import Pass, collect, missing, standard_passes
 from orchestrator.evaluation.session import Session
 from orchestrator.evaluation.sources import Checkpoint, EvaluationData
 from orchestrator.progress import ProgressView
@@ -37,7 +39,9 @@ EXPERIMENT = "evaluations"  # in MLflow
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """samples: responses a question beside the greedy one; ks: of pass@k; chunk: questions that are asked and kept together."""
+    """samples: responses a question beside the greedy one; ks: of pass@k; chunk: questions that are asked and kept together;
+    contribution: ask audio questions without their clips, too.
+    """
 
     checkpoint: Checkpoint
     data: EvaluationData
@@ -47,6 +51,7 @@ class Request:
     chunk: int = 64
     seed: int = 11
     resume: bool = False
+    contribution: bool = False
     overrides: tuple[str, ...] = ()
 
 
@@ -67,8 +72,26 @@ def evaluate(request: Request, progress: ProgressView) -> Finished:
     store = ChunkStore(request.out.absolute())
     preflight.check_run_directory(store.folder)
     preflight.check_machine(config)
-    with store.claimed(_plan(request, config, reward), request.resume):
-        return _evaluate(request, config, reward, store, progress)
+    passes = passes_of(request, config, store.folder)
+    with store.claimed(_plan(request, config, reward, passes), request.resume):
+        return _evaluate(request, config, reward, passes, store=store, progress=progress)
+
+
+def passes_of(request: Request, config: ExperimentConfig, folder: Path) -> list[Pass]:
+    """Everything that is asked. Raises HearingError and AudioError where clips can't be taken away."""
+    questions = request.data.questions
+    seed = derive(request.seed, "evaluate")
+    tokens = config.rollout.max_new_tokens
+    passes = standard_passes(
+        questions,
+        samples=request.samples,
+        temperature=config.rollout.temperature,
+        max_new_tokens=tokens,
+        seed=seed,
+    )
+    if request.contribution:
+        passes += passes_without_clips(questions, passes[-1].spec, folder / "clips", seed)
+    return passes
 
 
 def configured(request: Request) -> ExperimentConfig:
@@ -103,7 +126,7 @@ def scoring_of(config: ExperimentConfig, data: EvaluationData) -> ResolvedReward
         raise PreflightError(f"scoring of {data.name}: {error}") from error
 
 
-def _plan(request: Request, config: ExperimentConfig, reward: ResolvedReward) -> EvaluationPlan:
+def _plan(request: Request, config: ExperimentConfig, reward: ResolvedReward, passes: Sequence[Pass]) -> EvaluationPlan:
     return EvaluationPlan(
         model=str(request.checkpoint.path),
         model_digest=request.checkpoint.digest,
@@ -116,11 +139,18 @@ def _plan(request: Request, config: ExperimentConfig, reward: ResolvedReward) ->
         seed=request.seed,
         chunk=request.chunk,
         rewards=reward.versions,
+        passes=tuple(one.name for one in passes),
     )
 
 
 def _evaluate(
-    request: Request, config: ExperimentConfig, reward: ResolvedReward, store: ChunkStore, progress: ProgressView
+    request: Request,
+    config: ExperimentConfig,
+    reward: ResolvedReward,
+    passes: Sequence[Pass],
+    *,
+    store: ChunkStore,
+    progress: ProgressView,
 ) -> Finished:
     with EmbeddedServices(store.folder, paths.mlflow_root(config), config.cluster) as services:
         uri = config.cluster.mlflow_uri or services.mlflow()
@@ -144,7 +174,7 @@ def _evaluate(
         write_atomic(state_file, json.dumps(state))
         try:
             finished = _ask_and_report(
-                request, config, reward, store=store, progress=progress, tracker=tracker, seconds_before=before
+                request, config, reward, passes, store=store, progress=progress, tracker=tracker, seconds_before=before
             )
         except (KeyboardInterrupt, RunPaused) as stop:
             tracker.finish("KILLED", f"{type(stop).__name__}: {stop}")
@@ -163,6 +193,7 @@ def _ask_and_report(
     request: Request,
     config: ExperimentConfig,
     reward: ResolvedReward,
+    passes: Sequence[Pass],
     *,
     store: ChunkStore,
     progress: ProgressView,
@@ -170,22 +201,16 @@ def _ask_and_report(
     seconds_before: float,
 ) -> Finished:
     started = time.monotonic()
-    questions = request.data.questions
-    seed = derive(request.seed, "evaluate")
-    passes = standard_passes(
-        questions,
-        samples=request.samples,
-        temperature=config.rollout.temperature,
-        max_new_tokens=config.rollout.max_new_tokens,
-        seed=seed,
-    )
     with Session(config, store.folder, progress, tracker, model_path=request.checkpoint.path, reward=reward) as session:
-        session.check_prompts(questions)
+        session.check_prompts([question for one in passes[1:] for question in one.questions])
         with progress.bar(request.data.name, missing(passes, store, request.chunk)) as advance:
             found = collect(session, passes, store, request.chunk, advance)
         costs = session.reward_costs()
     ks = () if request.data.graded else tuple(k for k in request.ks if k <= request.samples)
-    report = build_report(outcomes_of(found["sampled"]), outcomes_of(found["greedy"]), ks=ks, seed=seed)
+    outcomes = {name: outcomes_of(stored) for name, stored in found.items()}
+    without = {name: those for name, those in outcomes.items() if name.startswith(PREFIX)}
+    heard = contribution_report(outcomes["greedy"], without, seed=request.seed) if without else None
+    report = build_report(outcomes["sampled"], outcomes["greedy"], ks=ks, seed=request.seed, contribution=heard)
     record = {
         "model": {
             "path": str(request.checkpoint.path),
