@@ -42,13 +42,14 @@ def _by_task(report: EvaluationReport, path: Path) -> Path:
                     color=colour,
                     markersize=4,
                     capsize=2,
-                    label=label if place == 0 else None,
+                    label=label if not place else None,
                 )
     axis.set_yticks(range(len(rows)), [f"{name} ({e.questions})" for name, e, _ in reversed(rows)])
-    axis.set_xlim(0, 100)
+    axis.set_xlim(-2, 102)
     axis.set_xlabel("accuracy, % (95 % interval over questions)")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
     return path
@@ -68,7 +69,7 @@ def _by_length(report: EvaluationReport, path: Path) -> Path:
             markersize=4,
             capsize=2,
         )
-    left.set_ylim(0, 100)
+    left.set_ylim(-2, 102)
     left.set_xlabel("think length, tokens (quantile bins)")
     left.set_ylabel("accuracy, %")
     left.grid(alpha=0.3)

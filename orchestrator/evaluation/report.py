@@ -139,14 +139,14 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
 
 
 def table_rows(report: EvaluationReport) -> list[list[str]]:
-    """Rows of text, the first one the header: tasks, then domains, then all; per cent with 95 % intervals."""
+    """Rows of text, the first one the header: tasks, then domains (with a dot), then all; per cent with 95 % intervals."""
     rows = [["group", "n", "sampled", "greedy", "true perceptions"]]
     for kind, groups in (("task", report.by_task), ("domain", report.by_domain)):
         if kind == "domain" and len(groups) < 2:
             continue
         for name, group in groups.items():
             cells = (group.sampled, group.greedy, group.true_perceptions)
-            rows.append([f"{kind} {name}", str(group.sampled.questions), *map(percent, cells)])
+            rows.append([name if kind == "task" else f"· {name}", str(group.sampled.questions), *map(percent, cells)])
     cells = (report.sampled, report.greedy, report.true_perceptions)
     rows.append(["all", str(report.questions), *map(percent, cells)])
     return rows
@@ -173,6 +173,12 @@ def summary_lines(report: EvaluationReport) -> list[str]:
         )
     else:
         lines.append("longer thinking: no question has samples of unequal length (take more with --samples)")
+    if (heard := report.contribution) is not None and heard.questions:
+        points, without = heard.contribution, ", ".join(f"{how} {percent(e)}" for how, e in heard.without_clip.items())
+        lines.append(
+            f"audio contributes {100 * points.value:+.1f} points [{100 * points.low:+.1f}, {100 * points.high:+.1f}]: "
+            f"greedy {percent(heard.with_clip)} with the clip, without it {without}"
+        )
     lines.append(
         f"{report.invalid_verdicts} invalid verdicts, {100 * _zero(report.truncated):.1f} % of samples truncated"
     )
