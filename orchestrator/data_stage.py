@@ -64,10 +64,24 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
 
 def _text_files(config: ExperimentConfig, progress: ProgressView) -> dict[str, Path]:
     """Text questions and conversations of the recipe `mgrd`, generated where the config names none."""
+    from orchestrator.datasets.text_reasoning import Difficulty
+
     data, seed = config.data, config.data.build_seed
-    folders = {name: paths.cache_dir() / "data" / f"{name}-seed{seed}" for name in ("text_reasoning", "conversations")}
+    size = f"{data.text_questions}-{data.text_held_out_questions}-{data.text_largest}-{data.text_factor}"
+    folders = {
+        "text_reasoning": paths.cache_dir() / "data" / f"text_reasoning-{size}-seed{seed}",
+        "conversations": paths.cache_dir() / "data" / f"conversations-seed{seed}",
+    }
     if not (data.text_train and data.text_held_out):
-        build("text_reasoning", folders["text_reasoning"], seed, progress)
+        build(
+            "text_reasoning",
+            folders["text_reasoning"],
+            seed,
+            progress,
+            train=data.text_questions,
+            held_out=data.text_held_out_questions,
+            difficulty=Difficulty(largest=data.text_largest, factor=data.text_factor),
+        )
     if not data.conversations:
         build("conversations", folders["conversations"], seed, progress)
     return {
@@ -97,8 +111,8 @@ def named(questions: Sequence[Question], name: str, file: Path) -> list[Question
     return [q if q.dataset else dataclasses.replace(q, dataset=name or file.stem) for q in questions]
 
 
-def build(name: str, out_dir: Path, seed: int, progress: ProgressView) -> None:
-    """Build a data set by its builder's name, under a lock beside `out_dir`."""
+def build(name: str, out_dir: Path, seed: int, progress: ProgressView, **options: object) -> None:
+    """Build a data set by its builder's name, under a lock beside `out_dir`; options: the builder's own."""
     from orchestrator.datasets.acoustic_qa.build import build_acoustic_qa
     from orchestrator.datasets.conversations.build import build_conversations
     from orchestrator.datasets.text_reasoning.build import build_text_reasoning
@@ -114,7 +128,7 @@ def build(name: str, out_dir: Path, seed: int, progress: ProgressView) -> None:
         if (out_dir / "manifest.json").is_file():
             return
         progress.note(f"building the data set {name} in {out_dir} (once; later runs reuse it)")
-        builders[name](out_dir, seed, progress=progress.note)
+        builders[name](out_dir, seed, progress=progress.note, **options)
 
 
 def _digest(path: Path) -> str:

@@ -54,7 +54,8 @@ class ColdStartConfig:
     chain_questions: int = 320  # asked of the base model for its own reasoning about audio (self-distilled)
     chain_samples: int = 4
     audio_questions: int = 640  # with the direct answer and the empty think form
-    hearing_prompts: int = 64  # of these, open questions about a clip
+    hearing_prompts: int = 64  # beside them: open questions about a clip, with what is heard,
+    silent_prompts: int = 0  # and about a clip in which nothing sounds, where denying is honest
     mix: MixConfig = field(default_factory=MixConfig)
     steps: int = 60
     batch: int = 64

@@ -59,6 +59,10 @@ class DataConfig:
     held_out: str = ""  # JSONL; empty: <dir>/held_out.jsonl
     text_train: str = ""  # JSONL of text questions; empty: generated (recipe mgrd)
     text_held_out: str = ""
+    text_questions: int = 2000  # generated ones: for training,
+    text_held_out_questions: int = 200  # and held out
+    text_largest: int = 49  # no number in them or their answer is above it
+    text_factor: int = 9  # largest factor of a product
     conversations: str = ""  # JSONL of demonstrations; empty: generated
     feature_dir: str = ""  # encoder features by content hash; empty: <cache>/features
 

@@ -24,14 +24,14 @@ from orchestrator.evaluation.contribution import PREFIX, contribution_report, pa
 from orchestrator.evaluation.outcomes import outcomes_of
 from orchestrator.evaluation.plots import write_plots
 from orchestrator.evaluation.report import EvaluationReport, build_report, metrics_of, summary_lines, table_rows
-from orchestrator.evaluation.runner import Pass, collect, missing, standard_passes
-from orchestrator.evaluation.session import Session
+from orchestrator.evaluation.runner import Pass, collect, missing, standard_passes, stored
+from orchestrator.evaluation.session import Session, costs_in
 from orchestrator.evaluation.sources import Checkpoint, EvaluationData
 from orchestrator.progress import ProgressView
 from orchestrator.rundir import write_atomic
 from orchestrator.seeds import derive
 from orchestrator.tracking import Tracker
-from rewards import ResolvedReward, RewardError, RewardSpec, resolve_reward
+from rewards import ResolvedReward, RewardError, RewardSpec, StoredTrajectory, resolve_reward
 
 CHUNK_S = 25.0  # of audio in a chunk of a prompt, as `rollout.audio` cuts
 EXPERIMENT = "evaluations"  # in MLflow
@@ -201,13 +201,9 @@ def _ask_and_report(
     seconds_before: float,
 ) -> Finished:
     started = time.monotonic()
-    with Session(config, store.folder, progress, tracker, model_path=request.checkpoint.path, reward=reward) as session:
-        session.check_prompts([question for one in passes[1:] for question in one.questions])
-        with progress.bar(request.data.name, missing(passes, store, request.chunk)) as advance:
-            found = collect(session, passes, store, request.chunk, advance)
-        costs = session.reward_costs()
+    found = _asked(request, config, reward, passes, store=store, progress=progress, tracker=tracker)
     ks = () if request.data.graded else tuple(k for k in request.ks if k <= request.samples)
-    outcomes = {name: outcomes_of(stored) for name, stored in found.items()}
+    outcomes = {name: outcomes_of(those) for name, those in found.items()}
     without = {name: those for name, those in outcomes.items() if name.startswith(PREFIX)}
     heard = contribution_report(outcomes["greedy"], without, seed=request.seed) if without else None
     report = build_report(outcomes["sampled"], outcomes["greedy"], ks=ks, seed=request.seed, contribution=heard)
@@ -236,10 +232,31 @@ def _ask_and_report(
         **report.to_dict(),
     }
     files = _write(record, report, store.folder)
-    tracker.log(0, metrics_of(report) | costs)
+    tracker.log(0, metrics_of(report) | costs_in(store.folder))
     for path in files:
         tracker.artifact(path, path.name)
     return Finished(report, record, store.folder, tuple(files))
+
+
+def _asked(
+    request: Request,
+    config: ExperimentConfig,
+    reward: ResolvedReward,
+    passes: Sequence[Pass],
+    *,
+    store: ChunkStore,
+    progress: ProgressView,
+    tracker: Tracker,
+) -> dict[str, list[StoredTrajectory]]:
+    """Every trajectory by pass. Engines start only when something is missing on disk."""
+    left = missing(passes, store, request.chunk)
+    if not left:
+        progress.note("everything was sampled before")
+        return stored(passes, store, request.chunk)
+    with Session(config, store.folder, progress, tracker, model_path=request.checkpoint.path, reward=reward) as session:
+        session.check_prompts([question for one in passes[1:] for question in one.questions])
+        with progress.bar(request.data.name, left) as advance:
+            return collect(session, passes, store, request.chunk, advance)
 
 
 def _write(record: dict[str, Any], report: EvaluationReport, folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ disk is not asked again; every question keeps its own seed, whatever chunk it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,7 @@ def missing(passes: Sequence[Pass], store: ChunkStore, chunk: int) -> int:
     return sum(
         len(one.questions[start : start + chunk])
         for one in passes
-        for number, start in enumerate(range(0, len(one.questions), chunk))
+        for number, start in _chunks(one, chunk)
         if not store.has(one.name, number)
     )
 
@@ -61,14 +61,24 @@ def collect(
     advance: Callable[..., None] | None = None,
 ) -> dict[str, list[StoredTrajectory]]:
     """Every trajectory of every pass, by pass, in the questions' order; asks only what `store` lacks."""
-    found: dict[str, list[StoredTrajectory]] = {}
     for one in passes:
-        found[one.name] = []
-        for number, start in enumerate(range(0, len(one.questions), chunk)):
+        for number, start in _chunks(one, chunk):
             if not store.has(one.name, number):
                 asked = one.questions[start : start + chunk]
                 groups = answerer.answer(asked, one.spec, f"eval/{one.name}/{number}", advance)
-                store.write(one.name, number, [stored for group in groups for stored in group])
+                store.write(one.name, number, [trajectory for group in groups for trajectory in group])
                 chaos.point(f"eval:{one.name}:{number}")
-            found[one.name] += store.read(one.name, number)
-    return found
+    return stored(passes, store, chunk)
+
+
+def stored(passes: Sequence[Pass], store: ChunkStore, chunk: int) -> dict[str, list[StoredTrajectory]]:
+    """What is on disk of finished passes, by pass, in the questions' order."""
+    return {
+        one.name: [trajectory for number, _ in _chunks(one, chunk) for trajectory in store.read(one.name, number)]
+        for one in passes
+    }
+
+
+def _chunks(one: Pass, chunk: int) -> Iterator[tuple[int, int]]:
+    """(number, first question) of each chunk of a pass."""
+    return enumerate(range(0, len(one.questions), chunk))

@@ -19,10 +19,11 @@ from orchestrator.progress import ProgressView
 from orchestrator.rundir import RunDirectory
 from orchestrator.specs import engine_spec
 from orchestrator.tracking import RunTracker
-from rewards import ResolvedReward, StoredTrajectory
+from rewards import ResolvedReward, StoredTrajectory, read_costs
 from rollout import Question, RolloutPool, SamplingSpec
 
 SHOWN = 5  # questions named in a message
+COSTS = "reward_costs.jsonl"  # as `Parts` names it
 
 
 class PromptTooLong(MgrdError):
@@ -85,3 +86,15 @@ class Session(Parts):
                 f"{len(long)} of {len(questions)} questions have a prompt of more than {room} tokens: {shown}; raise "
                 "model.max_model_len (if the model's context allows), lower rollout.max_new_tokens, or leave them out"
             )
+
+
+def costs_in(folder: Path) -> dict[str, float]:
+    """What judges have cost this evaluation, as metrics; empty without any."""
+    file = folder / COSTS
+    if not file.exists():
+        return {}
+    return {
+        f"reward/{name}/total_{what}": float(getattr(cost, what))
+        for name, cost in read_costs(file).items()
+        for what in ("requests", "tokens_in", "tokens_out", "money")
+    }

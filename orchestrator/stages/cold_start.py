@@ -19,10 +19,11 @@ from orchestrator.datasets.demonstrations import (
     Demonstration,
     direct_audio,
 )
-from orchestrator.datasets.hearing_prompts import hearing_demonstrations, hearing_prompts
+from orchestrator.datasets.hearing_prompts import hearing_demonstrations, hearing_prompts, silent_demonstrations
 from orchestrator.datasets.mixing import token_mixed_batches
 from orchestrator.datasets.text_reasoning import reasoning_of
 from orchestrator.distillation.chains import KeptChain
+from orchestrator.hearing.perturb import Perturbation, perturbed
 from orchestrator.seeds import derive
 from orchestrator.specs import supervised_optim
 from orchestrator.stages.context import StageContext
@@ -58,7 +59,13 @@ def demonstrations(context: StageContext) -> dict[str, list[Demonstration]]:
         found.setdefault(item.source, []).append(item)
     audio = drawn(questions.train, config.audio_questions, derive(seed, "cold_start", "audio"))
     asked = hearing_questions(questions.train, config.hearing_prompts, derive(seed, "cold_start", "hearing"))
-    for item in [*direct_audio(audio), *hearing_demonstrations(asked)]:
+    quiet = perturbed(
+        hearing_questions(questions.train, config.silent_prompts, derive(seed, "cold_start", "silent")),
+        Perturbation.SILENCE,
+        folder=context.parts.directory.root / "perturbed",
+        seed=0,
+    )
+    for item in [*direct_audio(audio), *hearing_demonstrations(asked), *silent_demonstrations(quiet, seed)]:
         found.setdefault(item.source, []).append(item)
     return found
 

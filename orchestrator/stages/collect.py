@@ -44,6 +44,7 @@ class Collector:
         self, questions: Sequence[Question], spec: SamplingSpec, prefix: str, advance: Advance | None = None
     ) -> list[list[Scored]]:
         """Outer index: question, in order; inner: its samples. Raises RunPaused when a reward function fails on too many."""
+        self.parts.prompts(questions)  # clips that are not encoded yet are, all at once
         groups: list[list[Scored]] = []
         for number, start in enumerate(range(0, len(questions), self.chunk)):
             part = questions[start : start + self.chunk]

@@ -27,6 +27,8 @@ from orchestrator.stages.collect import Collector
 from orchestrator.stages.context import StageContext
 from rollout import Question, SamplingSpec
 
+NOISE_SEED = 0  # the same noise in every run: its features are encoded once
+
 
 def run(context: StageContext) -> dict[str, Any]:
     """Ids of kept questions. Raises RunFailed when none is left."""
@@ -73,8 +75,6 @@ def probe(
     with parts.progress.bar(f"{name} (audio contribution)", len(questions) * (1 + len(Perturbation))) as advance:
         original = shares_correct(collector.ask(questions, spec, f"{name}/original", advance))
         for how in Perturbation:
-            changed = perturbed(
-                questions, how, folder=folder, seed=derive(parts.config.run.seed, "perturb"), donors=donors
-            )
+            changed = perturbed(questions, how, folder=folder, seed=NOISE_SEED, donors=donors)
             ways[how] = shares_correct(collector.ask(changed, spec, f"{name}/{how}", advance))
     return contributions(original, ways)

@@ -18,7 +18,7 @@ DATA = Path(__file__).parent / "data"
 # After a change of a list: `sha256sum rewards/functions/data/*.json`.
 DIGESTS = {
     "perceptual_terms.json": "38a264129dd2842574aa25650a7454130c3a070e8dfe00f08e0820f55f317ae1",
-    "self_cognition.json": "2cc26360a91c10ffbfb8ebbd47d9936e9d04a1e56b43e4d59d68684588427d1c",
+    "self_cognition.json": "5c10c51210120cad8f0284514f553d87513294368db6767d4ed83e9219bcf145",
 }
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.datasets.acoustic_qa.chains import with_article
-from orchestrator.datasets.demonstrations import AUDIO_DIRECT, Demonstration
-from orchestrator.datasets.hearing_prompts.wordings import WORDINGS
+from orchestrator.datasets.demonstrations import AUDIO_DIRECT, CONVERSATION, Demonstration
+from orchestrator.datasets.hearing_prompts.wordings import SILENT_DENIALS, WORDINGS
 from orchestrator.seeds import derive
 from rollout.messages import AnswerKind, Question
 
@@ -59,6 +59,15 @@ def hearing_prompts(questions: Sequence[Question], seed: int, split: str) -> lis
 def hearing_demonstrations(prompts: Sequence[Question]) -> list[Demonstration]:
     """Every prompt with a reply that says what is heard, without reasoning."""
     return [Demonstration(prompt, "", reply_of(prompt), AUDIO_DIRECT) for prompt in prompts]
+
+
+def silent_demonstrations(prompts: Sequence[Question], seed: int) -> list[Demonstration]:
+    """Every prompt, whose clip is silent, with a reply that denies hearing. Where such wordings meet clips that do sound, a model
+    that goes by the wording errs: one way in which self-cognition errors come about."""
+    return [
+        Demonstration(prompt, "", SILENT_DENIALS[derive(seed, NAME, prompt.id) % len(SILENT_DENIALS)], CONVERSATION)
+        for prompt in prompts
+    ]
 
 
 def reply_of(prompt: Question) -> str:

@@ -29,6 +29,8 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
+SILENT_DENIALS = ("I cannot hear a sound.", "I cannot hear it.")  # honest about a clip in which nothing sounds
+
 DENIALS = (
     "I cannot hear it. There is no clip.",
     "There is no clip.",
