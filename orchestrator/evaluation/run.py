@@ -154,7 +154,8 @@ def _evaluate(
 ) -> Finished:
     with EmbeddedServices(store.folder, paths.mlflow_root(config), config.cluster) as services:
         uri = config.cluster.mlflow_uri or services.mlflow()
-        services.ray()
+        if missing(passes, store, request.chunk):
+            services.ray()
         tracker = Tracker(services.wait_for_mlflow(uri), EXPERIMENT, store.folder / "tracking")
         state_file = store.folder / "state.json"
         state: dict[str, Any] = {"seconds": 0.0}

@@ -1,8 +1,8 @@
 """MMAR: 1,000 multiple-choice questions that take deep reasoning about speech, sound, music and their mix.
 
-Format: `MMAR-meta.json` of github.com/ddlBoJack/MMAR and huggingface.co/datasets/BoJack/MMAR, a JSON array of id, audio_path, question,
-choices, answer, modality, category, sub-category, language, source, url, timestamp, with clips in audio/; parquet copies embed the clip as
-`audio`. Scoring: word matching of its `code/evaluation.py`, which is MMAU's.
+Format: `MMAR-meta.jsonl` (before: .json, an array) of github.com/ddlBoJack/MMAR and huggingface.co/datasets/BoJack/MMAR,
+records of id, audio_path, question, choices, answer, modality, category, sub-category, language, source, url, timestamp, with
+clips in audio/; parquet copies embed the clip as `audio`. Scoring: word matching of its `code/evaluation.py`, which is MMAU's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read(fields: Fields) -> Draft:
 BENCHMARK = Benchmark(
     name="mmar",
     title="MMAR",
-    files=("MMAR-meta.json", "data/*.parquet", "*.parquet"),
+    files=("MMAR-meta.jsonl", "MMAR-meta.json", "data/*.parquet", "*.parquet"),
     read=read,
     scoring=lambda judge: answer_by("mmar"),
     source="github.com/ddlBoJack/MMAR (MMAR-meta.json, code/evaluation.py); huggingface.co/datasets/BoJack/MMAR",

@@ -17,10 +17,8 @@ PARALINGUISTICS = "Paralinguistics"
 
 def read(fields: Fields) -> Draft:
     """Domain: a column of the benchmark's own table, such as `Perception Phonology`; task: one of the 47."""
-    if fields.has(*LETTERED):
-        options = fields.checked_options([fields.record[name] for name in LETTERED if fields.has(name)])
-    else:
-        options = fields.options()
+    lettered = [fields.record.get(name) for name in LETTERED]
+    options = fields.checked_options(lettered) if fields.has(*LETTERED) else fields.options()
     area = fields.text("sub-category", required=False)
     if area != PARALINGUISTICS:
         area = fields.text("sub-sub-category", "sub-category", required=False)

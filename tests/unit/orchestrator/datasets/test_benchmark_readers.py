@@ -91,6 +91,11 @@ def test_mmau_json_with_clips_beside_it(tmp_path: Path) -> None:
     assert first.audio[0].sha256 != found[1].audio[0].sha256
 
 
+def test_an_option_that_is_published_twice_is_kept_and_a_blank_one_is_not_shown(tmp_path: Path) -> None:
+    (one,) = load("mmau", mmau(tmp_path / "mmau", [mmau_record(1, choices=["A whistle", "A drum", " ", "A drum"])]))
+    assert one.choices == ("A whistle", "A drum", "A drum")
+
+
 def test_mmau_parquet_with_embedded_clips_is_written_out_once_by_content(tmp_path: Path) -> None:
     body = wav_bytes()
     records = [
@@ -113,7 +118,9 @@ def test_mmar_meta_file(tmp_path: Path) -> None:
         "source": "own", "url": "", "timestamp": "00:01",
     }  # fmt: skip
     (tmp_path / "mmar/MMAR-meta.json").write_text(json.dumps([record]))
+    jsonl(tmp_path / "newer/MMAR-meta.jsonl", [record | {"audio_path": str(tmp_path / "mmar/audio/a.wav")}])
     (one,) = load("mmar", tmp_path / "mmar")
+    assert load("mmar", tmp_path / "newer") == [one]
     assert (one.domain, one.task, one.answer) == ("music", "Signal Layer", "A minor")
 
 
@@ -223,7 +230,6 @@ BAD: dict[str, tuple[Record | None, str]] = {
     "no question": (mmau_record(2, question=None), "'question' is missing"),
     "answer not among the options": (mmau_record(2, answer="A bell"), "none of the options"),
     "one option": (mmau_record(2, choices=["A whistle"]), "two options or more"),
-    "the same option twice": (mmau_record(2, choices=["A whistle", "A whistle"]), "two options are the same"),
     "options that are no list": (mmau_record(2, choices=7), "list of options"),
     "an id used twice": (mmau_record(2, id="item-1"), "used already in record 1"),
     "a clip that is not there": (mmau_record(2, audio_id="./test-mini-audios/gone.wav"), "gone.wav is not there"),
