@@ -32,6 +32,7 @@ from orchestrator.rundir import write_atomic
 from orchestrator.seeds import derive
 from orchestrator.tracking import Tracker
 from rewards import ResolvedReward, RewardError, RewardSpec, StoredTrajectory, resolve_reward
+from rollout import Question
 
 CHUNK_S = 25.0  # of audio in a chunk of a prompt, as `rollout.audio` cuts
 EXPERIMENT = "evaluations"  # in MLflow
@@ -307,5 +308,5 @@ def _label(checkpoint: Checkpoint) -> str:
     return Path(checkpoint.run_dir).name if checkpoint.run_dir else checkpoint.path.name
 
 
-def _chunks(question: Any) -> int:
-    return sum(max(1, math.ceil(clip.seconds / CHUNK_S)) for clip in question.audio)
+def _chunks(question: Question) -> int:
+    return sum(max(1, math.ceil(clip.seconds / CHUNK_S)) for clip in question.clips)
