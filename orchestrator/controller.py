@@ -26,6 +26,8 @@ from orchestrator.curve import write_curve
 from orchestrator.data_stage import Questions, load_or_build
 from orchestrator.embedded import EmbeddedServices
 from orchestrator.errors import MgrdError, RunFailed, RunPaused
+from orchestrator.evaluation.guardrails import parse_guardrails
+from orchestrator.evaluation.promotion import PromotionError, promote
 from orchestrator.parts import Parts
 from orchestrator.pipeline import stages_of
 from orchestrator.progress import ProgressView
@@ -161,6 +163,8 @@ class Controller:
         self._save_seconds(started)
         facts = RunFacts(config, self.state, self.directory, self.tracker.tracking_uri, conductor.manifests)
         report = mgrd_report(facts, results) if config.pipeline.recipe == "mgrd" else rl_report(facts, results)
+        if config.pipeline.recipe == "mgrd" and config.pipeline.promotion.enabled:
+            report["promotion"] = self._promote(report, conductor.manifests["export"].mlflow_run)
         write_report(self.directory, report)
         self.tracker.log(report["policy_updates"], report_metrics(report))
         self.tracker.artifact(str(self.directory.report_file), "report.json")
@@ -170,6 +174,31 @@ class Controller:
                 self.tracker.artifact(str(path), f"curve/{path.name}")
         self.tracker.finish("FINISHED")
         return report
+
+    def _promote(self, report: dict[str, Any], export_run: str) -> dict[str, Any]:
+        """Whether the final model became champion, and why not. A registry that does not answer leaves the champion as it is."""
+        left = self.tracker.flush()
+        rails = parse_guardrails(self.config.pipeline.promotion.guardrails)
+        name = f"mgrd-{self.config.run.name}"
+        try:
+            if left or not export_run:
+                raise PromotionError(
+                    f"MLflow has not taken the model yet; promote it later with `mgrd model promote {name}`"
+                )
+            outcome = promote(self.tracker.tracking_uri, name, export_run, report["curve"][-1], rails)
+        except PromotionError as error:
+            self.progress.note(f"not promoted: {error}")
+            return {"promoted": False, "reasons": [str(error)]}
+        reasons = [str(violation) for violation in outcome.violations]
+        said = "is champion" if outcome.promoted else f"is not champion: {'; '.join(reasons)}"
+        self.progress.note(f"version {outcome.version} of {name} {said}")
+        return {
+            "promoted": outcome.promoted,
+            "model": name,
+            "version": outcome.version,
+            "champion": outcome.champion,
+            "reasons": reasons,
+        }
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from orchestrator.config.recipe import ReinforceConfig, SelectConfig
 from orchestrator.config.schema import PipelineConfig
+from orchestrator.errors import ConfigError
+from orchestrator.evaluation.guardrails import parse_guardrails
 
 RECIPES = ("rl", "mgrd")
 TRUNCATED = ("score", "zero", "invalid")
@@ -94,6 +96,10 @@ def _mgrd(pipeline: PipelineConfig) -> Iterator[str]:
         yield f"pipeline.distil.max_task_ratio = {distil.max_task_ratio}: must be 0 (no limit) or at least 1"
     if distil.against not in ("truth", "clip", "either"):
         yield f"pipeline.distil.against = {distil.against!r}: must be truth, clip or either"
+    try:
+        parse_guardrails(pipeline.promotion.guardrails)
+    except ConfigError as error:
+        yield f"pipeline.promotion.guardrails: {error}"
     if align.beta <= 0:
         yield f"pipeline.align.beta = {align.beta}: must be above 0"
     if not 0 <= align.label_smoothing < 0.5:

@@ -21,14 +21,15 @@ VARIES = ("seconds/", "tokens_per_second", "generated_tokens_per_second")
 
 @dataclass(frozen=True)
 class MicroRuns:
-    """Starts `mgrd run experiment=micro` on the small data set."""
+    """Starts `mgrd run experiment=…` on the small data sets."""
 
     data: Path
     root: Path
+    experiment: str = "micro"
 
     def argv(self, run_dir: Path, *overrides: str) -> list[str]:
         return [
-            *(sys.executable, "-m", "orchestrator.cli", "run", "experiment=micro", f"run.dir={run_dir}"),
+            *(sys.executable, "-m", "orchestrator.cli", "run", f"experiment={self.experiment}", f"run.dir={run_dir}"),
             *(f"data.train={self.data / 'train.jsonl'}", f"data.held_out={self.data / 'held_out.jsonl'}"),
             *(f"data.feature_dir={self.root / 'features'}", f"cluster.mlflow_root={self.root / 'mlflow'}"),
             *overrides,
@@ -60,6 +61,21 @@ class MicroRuns:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         return self.finish(process)
+
+
+@dataclass(frozen=True)
+class RecipeRuns(MicroRuns):
+    """Starts the whole recipe."""
+
+    def argv(self, run_dir: Path, *overrides: str) -> list[str]:
+        text = self.root / "text"
+        return super().argv(
+            run_dir,
+            f"data.text_train={text / 'train.jsonl'}",
+            f"data.text_held_out={text / 'held_out.jsonl'}",
+            f"data.conversations={self.root / 'conversations' / 'demonstrations.jsonl'}",
+            *overrides,
+        )
 
 
 def updates(run_dir: Path) -> list[dict[str, Any]]:
@@ -110,6 +126,27 @@ def micro_runs(tmp_path_factory: pytest.TempPathFactory) -> MicroRuns:
     root = tmp_path_factory.mktemp("e2e")
     build_acoustic_qa(root / "data", seed=3, train=60, held_out=20)
     return MicroRuns(root / "data", root)
+
+
+@pytest.fixture(scope="session")
+def recipe_runs(micro_runs: MicroRuns) -> MicroRuns:
+    """The whole recipe at micro size, with text questions and conversations of its own."""
+    from orchestrator.datasets.conversations import build_conversations
+    from orchestrator.datasets.text_reasoning import build_text_reasoning
+
+    text, talks = micro_runs.root / "text", micro_runs.root / "conversations"
+    build_text_reasoning(text, seed=3, train=60, held_out=20)
+    build_conversations(talks, seed=3, count=40)
+    return RecipeRuns(micro_runs.data, micro_runs.root, "mgrd_micro")
+
+
+@pytest.fixture(scope="session")
+def whole_recipe(recipe_runs: MicroRuns) -> Path:
+    """The directory of a whole recipe that nothing disturbed."""
+    directory = recipe_runs.root / "recipe"
+    code, output = recipe_runs.run(directory)
+    assert code == 0, output
+    return directory
 
 
 @pytest.fixture(scope="session")

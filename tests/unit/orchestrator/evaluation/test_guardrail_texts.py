@@ -28,7 +28,7 @@ def test_a_comparison_becomes_a_guardrail(text, rail):
 def test_anything_else_is_refused(text):
     with pytest.raises(ConfigError):
         parse_guardrails([text])
-    with pytest.raises(ConfigError, match="guardrail|champion"):
+    with pytest.raises(ConfigError, match=r"guardrail|champion"):
         compose_config(["experiment=mgrd_tiny", f"pipeline.promotion.guardrails=['{text}']"])
 
 

@@ -1,0 +1,46 @@
+"""Killed by SIGKILL inside every stage, and resumed each time, the recipe ends with the numbers of one that nothing disturbed."""
+
+import json
+
+import pytest
+from conftest import MicroRuns, eventually, processes_of, report, updates
+from test_whole_recipe import lines, manifests
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+CLEAN_UP_LIMIT_S = 20.0
+KILLS = (
+    "chunk:cold_start.chains:0",
+    "cold_start.sft:step:3",
+    "chunk:cold_start.select:0",
+    "update:1:after_update",
+    "chunk:evaluate.cold_start/greedy:0",
+    "chunk:t1.perceive/noise:0",
+    "chunk:t1.distil:0",
+    "t1.refine:step:1",
+    "chunk:t1.select:0",
+    "update:3:after_publish",
+    "chunk:evaluate.t1/hearing:0",
+    "align:step:3",
+    "stage:export:done",
+)
+
+
+def test_a_recipe_killed_in_every_stage_ends_like_an_undisturbed_one(recipe_runs: MicroRuns, whole_recipe):
+    directory = recipe_runs.root / "killed"
+    for number, point in enumerate(KILLS):
+        code, output = recipe_runs.run(directory, *(["run.resume=true"] if number else []), chaos=point)
+        assert code == -9, f"{point} was not reached: {output}"
+        assert eventually(lambda: processes_of(directory) == [], CLEAN_UP_LIMIT_S)
+        assert not (directory / "report.json").exists()
+    code, output = recipe_runs.run(directory, "run.resume=true")
+    assert code == 0, output
+    assert "export: done before, not run again" in " ".join(output.split())
+
+    assert updates(directory) == updates(whole_recipe)
+    assert report(directory)["curve"] == report(whole_recipe)["curve"]
+    for name in ("t1.distil/kept.jsonl", "align/pairs.jsonl"):
+        assert lines(directory / "stages" / name) == lines(whole_recipe / "stages" / name)
+    disturbed, calm = manifests(directory), manifests(whole_recipe)
+    for name, manifest in disturbed.items():
+        assert (manifest.counts, manifest.weights_version) == (calm[name].counts, calm[name].weights_version), name
+    assert json.loads((directory / "state.json").read_text()).get("working") is None
