@@ -55,7 +55,10 @@ class ColdStartConfig:
     chain_samples: int = 4
     audio_questions: int = 640  # with the direct answer and the empty think form
     hearing_prompts: int = 64  # beside them: open questions about a clip, with what is heard,
-    silent_prompts: int = 0  # and about a clip in which nothing sounds, where denying is honest
+    silent_prompts: int = 0  # and about a clip in which nothing sounds, where denying is honest,
+    careless_prompts: int = (
+        0  # and about a clip that sounds, answered as a model of text alone would: what alignment corrects
+    )
     mix: MixConfig = field(default_factory=MixConfig)
     steps: int = 60
     batch: int = 64

@@ -42,7 +42,8 @@ class GroupReport:
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
     """Shares in 0..1; sampled: mean over a question's samples, greedy: its one greedy response. pass_at: by k, `{"1": …}`; macro: mean
-    of the tasks' sampled accuracies. longer_thinking leaves out truncated samples, longer_thinking_all keeps them."""
+    of the tasks' sampled accuracies. longer_thinking leaves out truncated samples, longer_thinking_all keeps them,
+    longer_when_thinking compares only samples that think."""
 
     questions: int
     samples: int
@@ -57,6 +58,7 @@ class EvaluationReport:
     by_length: list[LengthBin]
     longer_thinking: LengthEffect
     longer_thinking_all: LengthEffect
+    longer_when_thinking: LengthEffect
     true_perceptions: Estimate
     stated_perceptions: int
     truncated: float
@@ -94,6 +96,7 @@ def build_report(
         by_length=length_bins(sampled, seed=seed),
         longer_thinking=longer_against_shorter(sampled, seed=seed),
         longer_thinking_all=longer_against_shorter(sampled, finished_only=False, seed=seed),
+        longer_when_thinking=longer_against_shorter(sampled, thinking_only=True, seed=seed),
         true_perceptions=_true_perceptions(sampled, seed),
         stated_perceptions=sum(o.stated_claims for o in valid),
         truncated=_share(sum(not o.finished for o in sampled), len(sampled)),
@@ -124,6 +127,7 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
         "think/present": report.think_present,
         "think/tokens": report.think_tokens.mean,
         "think/longer_minus_shorter": report.longer_thinking.difference.value,
+        "think/longer_minus_shorter_when_thinking": report.longer_when_thinking.difference.value,
         "think/true_perceptions": report.true_perceptions.value,
         "response/truncated": report.truncated,
         "invalid_verdicts": float(report.invalid_verdicts),
@@ -164,15 +168,15 @@ def summary_lines(report: EvaluationReport) -> list[str]:
             f"think length {thinking.mean:.1f} tokens on average (p10 {q['p10']:.0f}, median {q['p50']:.0f}, p90 {q['p90']:.0f}), "
             f"{100 * thinking.empty:.1f} % without any"
         )
-    effect = report.longer_thinking
-    if effect.pairs:
+    for effect, whose in ((report.longer_thinking, ""), (report.longer_when_thinking, ", among samples that think")):
         points = effect.difference
-        lines.append(
-            f"longer thinking {effect.verdict}: {100 * points.value:+.1f} points [{100 * points.low:+.1f}, {100 * points.high:+.1f}] "
-            f"within {points.questions} questions, {effect.pairs} pairs of samples"
-        )
-    else:
-        lines.append("longer thinking: no question has samples of unequal length (take more with --samples)")
+        if effect.pairs:
+            lines.append(
+                f"longer thinking{whose}: {effect.verdict}, {100 * points.value:+.1f} points "
+                f"[{100 * points.low:+.1f}, {100 * points.high:+.1f}] within {points.questions} questions, {effect.pairs} pairs of samples"
+            )
+        else:
+            lines.append(f"longer thinking{whose}: no question has samples of unequal length")
     if (heard := report.contribution) is not None and heard.questions:
         points, without = heard.contribution, ", ".join(f"{how} {percent(e)}" for how, e in heard.without_clip.items())
         lines.append(

@@ -158,14 +158,22 @@ def length_bins(outcomes: Sequence[Outcome], *, bins: int = LENGTH_BINS, seed: i
     return made
 
 
-def longer_against_shorter(outcomes: Sequence[Outcome], *, finished_only: bool = True, seed: int = 0) -> LengthEffect:
+def longer_against_shorter(
+    outcomes: Sequence[Outcome], *, finished_only: bool = True, thinking_only: bool = False, seed: int = 0
+) -> LengthEffect:
     """Does longer thinking help, question held fixed (the claim of Step-Audio-R1, section 1)?
 
     finished_only: leave out samples cut at the token limit; they are long and have no reply, whatever the thinking was worth.
+    thinking_only: leave out samples without any reasoning, so that length is compared and not thinking with not thinking.
     """
     differences: list[float] = []
     pairs = longer_better = shorter_better = 0
-    for group in by_question([o for o in outcomes if o.value is not None and (o.finished or not finished_only)]):
+    compared = [
+        o
+        for o in outcomes
+        if o.value is not None and (o.finished or not finished_only) and (o.think_tokens > 0 or not thinking_only)
+    ]
+    for group in by_question(compared):
         length_S = np.array([o.think_tokens for o in group])
         value_S = np.array(_known(group))
         longer_SS = length_S[:, None] > length_S[None, :]

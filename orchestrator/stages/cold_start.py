@@ -19,7 +19,7 @@ from orchestrator.datasets.demonstrations import (
     Demonstration,
     direct_audio,
 )
-from orchestrator.datasets.hearing_prompts import hearing_demonstrations, hearing_prompts, silent_demonstrations
+from orchestrator.datasets.hearing_prompts import hearing_demonstrations, hearing_prompts, denying_demonstrations
 from orchestrator.datasets.mixing import token_mixed_batches
 from orchestrator.datasets.text_reasoning import reasoning_of
 from orchestrator.distillation.chains import KeptChain
@@ -65,7 +65,12 @@ def demonstrations(context: StageContext) -> dict[str, list[Demonstration]]:
         folder=context.parts.directory.root / "perturbed",
         seed=0,
     )
-    for item in [*direct_audio(audio), *hearing_demonstrations(asked), *silent_demonstrations(quiet, seed)]:
+    careless = hearing_questions(questions.train, config.careless_prompts, derive(seed, "cold_start", "careless"))
+    for item in [
+        *direct_audio(audio),
+        *hearing_demonstrations(asked),
+        *denying_demonstrations([*quiet, *careless], seed),
+    ]:
         found.setdefault(item.source, []).append(item)
     return found
 

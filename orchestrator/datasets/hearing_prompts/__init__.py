@@ -8,7 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "prompts": ["hearing_demonstrations", "hearing_prompts", "reply_of", "silent_demonstrations"],
+        "prompts": ["hearing_demonstrations", "hearing_prompts", "reply_of", "denying_demonstrations"],
         "wordings": ["DENIALS", "WORDINGS"],
     },
 )

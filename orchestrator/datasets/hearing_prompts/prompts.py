@@ -61,9 +61,9 @@ def hearing_demonstrations(prompts: Sequence[Question]) -> list[Demonstration]:
     return [Demonstration(prompt, "", reply_of(prompt), AUDIO_DIRECT) for prompt in prompts]
 
 
-def silent_demonstrations(prompts: Sequence[Question], seed: int) -> list[Demonstration]:
-    """Every prompt, whose clip is silent, with a reply that denies hearing. Where such wordings meet clips that do sound, a model
-    that goes by the wording errs: one way in which self-cognition errors come about."""
+def denying_demonstrations(prompts: Sequence[Question], seed: int) -> list[Demonstration]:
+    """Every prompt with a reply that denies hearing: honest where the clip is silent; where it sounds, what conversations written
+    by a model of text alone teach, and the origin of the errors that are counted and corrected later."""
     return [
         Demonstration(prompt, "", SILENT_DENIALS[derive(seed, NAME, prompt.id) % len(SILENT_DENIALS)], CONVERSATION)
         for prompt in prompts
