@@ -141,6 +141,13 @@ def test_samples_cut_at_the_limit_do_not_count_as_long_and_wrong_unless_asked_fo
     assert longer_against_shorter(outcomes, finished_only=False).verdict == "hurts"
 
 
+def test_thinking_against_not_thinking_can_be_left_out_of_the_comparison():
+    outcomes = [o for i in range(9) for o in (outcome(f"q{i}", 1, 0), outcome(f"q{i}", 0, 5), outcome(f"q{i}", 0, 9))]
+    assert longer_against_shorter(outcomes).verdict == "hurts"
+    among = longer_against_shorter(outcomes, thinking_only=True)
+    assert among.pairs == 9 and among.difference.value == 0.0
+
+
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 6))
 def test_length_bins_hold_every_sample_once_and_do_not_overlap(lengths: list[int], bins: int) -> None:
     made = length_bins([outcome(f"q{i}", 1.0, tokens) for i, tokens in enumerate(lengths)], bins=bins)
