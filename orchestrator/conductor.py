@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -167,6 +168,7 @@ class Conductor:
                 self.parts.progress.note(f"{stage.name}: resumed")
             return dict(working["progress"])
         self._hold(self._model)
+        shutil.rmtree(self._folder(stage), ignore_errors=True)  # what an attempt with other inputs left
         self.state["working"] = {"stage": stage.name, "inputs": inputs, "progress": {}, "checkpoint": ""}
         self.directory.write_state(self.state)
         return {}

@@ -190,6 +190,13 @@ class Ledger(Generic[V]):
         """Drops every later round, for a resume that must not reuse them; returns how many trajectories that were."""
         return self._drop_rounds(number for number in self._known_rounds() if number > round)
 
+    def rewind(self, round: int) -> int:
+        """Forgets every later round, acknowledgements included, for policy updates that are to be done anew; returns how many
+        trajectories that were. Repeating it does nothing."""
+        if self.frontier() > round:
+            self._call("rewind", lambda: self._redis.set(self._frontier, round))
+        return self.discard_after(round)
+
     def frontier(self) -> int:
         """The last acknowledged round, NOTHING_ACKNOWLEDGED (-1) before the first."""
         value = self._call("read the frontier", lambda: self._redis.get(self._frontier))

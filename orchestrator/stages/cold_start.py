@@ -19,7 +19,7 @@ from orchestrator.datasets.demonstrations import (
     Demonstration,
     direct_audio,
 )
-from orchestrator.datasets.hearing_prompts import hearing_demonstrations, hearing_prompts, denying_demonstrations
+from orchestrator.datasets.hearing_prompts import denying_demonstrations, hearing_demonstrations, hearing_prompts
 from orchestrator.datasets.mixing import token_mixed_batches
 from orchestrator.datasets.text_reasoning import reasoning_of
 from orchestrator.distillation.chains import KeptChain

@@ -79,13 +79,12 @@ class Reinforce:
         """All remaining policy updates of the stage."""
         parts, last = self.parts, self.first + self.config.updates
         if not self.context.progress:
+            parts.ledger.rewind(self.first)  # the stage may have been done before, with other settings
             parts.trainer.reset_optimizer("ppo")
             self._checkpoint(self.first)
         parts.directory.keep_updates_through(self.done)
-        if (
-            self.context.changed
-        ):  # trajectories after the checkpoint were sampled by weights that this run will not have
-            parts.ledger.discard_after(self.done)
+        if self.context.changed:
+            parts.ledger.discard_after(self.done)  # sampled by weights that this run will not have
         with parts.progress.bar(f"{self.context.stage.name} (PPO)", self.config.updates) as advance:
             advance(self.done - self.first)
             for number in range(self.done + 1, last + 1):

@@ -150,6 +150,7 @@ operations = st.lists(
         st.tuples(st.just("verdict"), st.integers(0, 9), st.floats(-1, 1)),
         st.tuples(st.just("acknowledge"), st.integers(-1, 3), st.none()),
         st.tuples(st.just("discard"), st.integers(-1, 3), st.none()),
+        st.tuples(st.just("rewind"), st.integers(-1, 3), st.none()),
     ),
     max_size=14,
 )
@@ -175,6 +176,8 @@ def test_any_sequence_of_repeated_calls_agrees_with_the_plain_rules(
                 ledger.acknowledge(first)
             elif step == "discard":
                 ledger.discard_after(first)
+            elif step == "rewind":
+                ledger.rewind(first)
         if step == "append" and first > frontier:
             home |= {i: first for i in second if i not in home}
         elif step == "verdict" and first in home:
@@ -182,8 +185,9 @@ def test_any_sequence_of_repeated_calls_agrees_with_the_plain_rules(
         elif step == "acknowledge":
             frontier = max(frontier, first)
             home = {i: number for i, number in home.items() if number > first}
-        elif step == "discard":
+        elif step in ("discard", "rewind"):
             home = {i: number for i, number in home.items() if number <= first}
+            frontier = min(frontier, first) if step == "rewind" else frontier
         verdicts = {i: verdict for i, verdict in verdicts.items() if i in home}
     assert ledger.frontier() == frontier
     for number in range(4):
