@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -214,6 +215,9 @@ def _report_of(client: MlflowClient, version: Any) -> dict[str, Any]:
             f"version {version.version} of {version.name} is champion without a report (somebody set the alias by hand): promote it by "
             "`mgrd model promote`, or take the alias away"
         )
+    os.environ.setdefault(
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"
+    )  # it would draw over the command's own output
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = client.download_artifacts(version.run_id, place, folder)
