@@ -44,3 +44,14 @@ def test_a_recipe_killed_in_every_stage_ends_like_an_undisturbed_one(recipe_runs
     for name, manifest in disturbed.items():
         assert (manifest.counts, manifest.weights_version) == (calm[name].counts, calm[name].weights_version), name
     assert json.loads((directory / "state.json").read_text()).get("working") is None
+
+    code, output = recipe_runs.run(directory, "run.resume=true", "run.redo=true", "pipeline.refine.lr=1e-4")
+    text = " ".join(output.split())
+    assert code == 0, output
+    assert "t1.distil: done before, not run again" in text
+    assert "t1.refine: run again, its settings have changed (pipeline.refine)" in text
+    assert "t1.select: run again, its input model has changed" in text
+    redone = manifests(directory)
+    assert redone["t1.distil"] == disturbed["t1.distil"] and redone["t1.refine"] != disturbed["t1.refine"]
+    assert [record["update"] for record in updates(directory)] == [1, 2, 3]
+    assert updates(directory)[0] == updates(whole_recipe)[0] and updates(directory)[1] != updates(whole_recipe)[1]
