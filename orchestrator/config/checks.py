@@ -9,6 +9,7 @@ from orchestrator.config.recipe_checks import recipe_problems
 from orchestrator.config.schema import ExperimentConfig
 
 MODELS = ("tiny", "small", "step_audio_2_mini", "step_audio_r1")
+STYLES = ("acoustic", "surrogate")
 RESERVED = frozenset({"mean", "std", "mixed_questions"})  # reward/… of a policy update that no single function has
 
 
@@ -35,6 +36,8 @@ def problems(config: ExperimentConfig) -> list[str]:
     need(pipeline.sft.steps >= 0, "pipeline.sft.steps", "must be 0 or more")
     need(pipeline.sft.batch >= 1, "pipeline.sft.batch", "must be at least 1")
     need(pipeline.sft.questions >= 1, "pipeline.sft.questions", "must be at least 1")
+    need(pipeline.sft.style in STYLES, "pipeline.sft.style", f"must be one of {', '.join(STYLES)}")
+    need(pipeline.sft.lengths >= 1, "pipeline.sft.lengths", "must be at least 1")
     out += recipe_problems(pipeline)
     need(pipeline.evaluate.samples >= 1, "pipeline.evaluate.samples", "must be at least 1")
     need(pipeline.evaluate.questions >= 0, "pipeline.evaluate.questions", "must be 0 (all) or more")

@@ -73,6 +73,8 @@ class SftConfig:
 
     enabled: bool = True
     questions: int = 320  # drawn from the training set, balanced over tasks
+    style: str = "acoustic"  # acoustic | surrogate (about a caption in place of the sound)
+    lengths: int = 1  # chains a question, from the shortest to the whole one
     steps: int = 40
     batch: int = 32
 

@@ -48,7 +48,7 @@ def outcome_of(sample: Sample, verdict: Verdict) -> Outcome:
         dataset=question["dataset"],
         value=_value(verdict),
         thinks=sample.well_formed and bool(sample.reasoning),
-        think_tokens=_think_tokens(sample),
+        think_tokens=think_tokens(sample),
         response_tokens=sample.response_tokens,
         finished=sample.finished,
         true_claims=true,
@@ -68,7 +68,7 @@ def by_question(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
     return list(groups.values())
 
 
-def _think_tokens(sample: Sample) -> int:
+def think_tokens(sample: Sample) -> int:
     """0 for the empty think form, whose line breaks are no reasoning; the whole response where the block was never closed."""
     if not sample.reasoning:
         return 0

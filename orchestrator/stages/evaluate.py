@@ -1,7 +1,7 @@
-"""Held-out evaluation: accuracy sampled and greedy, think share, true perceptions, by task.
+"""Held-out evaluation: accuracy sampled and greedy, think share, true perceptions, by task and by think length.
 
-Neighbours: `collect` samples and scores, `conductor` runs it before and after RL. Invariants: the same questions and seeds
-before and after, so the two can be compared; invalid verdicts are left out and counted.
+Neighbours: `collect` samples and scores, `evaluation.statistics` has the figures by length, `conductor` runs it. Invariants: the same
+questions and seeds at every point, so that points can be compared; invalid verdicts are left out and counted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.evaluation.outcomes import Outcome, think_tokens
+from orchestrator.evaluation.statistics import LengthEffect, length_bins, longer_against_shorter
 from orchestrator.seeds import derive
 from orchestrator.stages.collect import Collector
 from orchestrator.stages.context import StageContext
@@ -20,6 +22,7 @@ from orchestrator.stages.plans import balanced, mean_and_error
 from orchestrator.stages.scoring import Scored
 from rollout import Question, SamplingSpec
 
+LENGTH_BINS = 5
 TITLES = {"evaluate_before": "evaluate before RL", "evaluate_after": "evaluate after RL"}
 
 
@@ -41,6 +44,7 @@ class Evaluation:
     questions: int
     invalid_verdicts: int
     by_task: dict[str, dict[str, float]]
+    by_think_length: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,6 +108,59 @@ def summarise(sampled: Sequence[Sequence[Scored]], greedy: Sequence[Sequence[Sco
         + sum(len(g) for g in greedy)
         - len(flat_greedy),
         by_task=_by_task(valid, valid_greedy),
+        by_think_length=by_length([_outcome(s) for s in flat]),
+    )
+
+
+def by_length(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Does longer thinking help? Accuracy by quantile bins of think length with 95 % intervals, and within questions the longer sample
+    against the shorter one: of all finished samples, and of those alone that think (`longer_minus_shorter_thinking`)."""
+    return {
+        "bins": [
+            {
+                "shortest": b.shortest,
+                "longest": b.longest,
+                "mean_tokens": b.mean_tokens,
+                "samples": b.samples,
+                "accuracy": b.accuracy.value,
+                "low": b.accuracy.low,
+                "high": b.accuracy.high,
+                "truncated": b.truncated,
+            }
+            for b in length_bins(outcomes, bins=LENGTH_BINS)
+        ],
+        "longer_minus_shorter": _effect(longer_against_shorter(outcomes)),
+        "longer_minus_shorter_thinking": _effect(longer_against_shorter(outcomes, thinking_only=True)),
+    }
+
+
+def _effect(effect: LengthEffect) -> dict[str, Any]:
+    found = effect.difference
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "questions": found.questions,
+        "pairs": effect.pairs,
+        "longer_better": effect.longer_better,
+        "shorter_better": effect.shorter_better,
+        "verdict": effect.verdict,
+    }
+
+
+def _outcome(s: Scored) -> Outcome:
+    return Outcome(
+        question_id=s.question.id,
+        task=s.question.task,
+        domain=s.question.domain,
+        dataset=s.question.dataset,
+        value=float(s.correct),
+        thinks=s.thinks,
+        think_tokens=think_tokens(s.sample),
+        response_tokens=s.sample.response_tokens,
+        finished=s.sample.finished,
+        true_claims=s.true_claims,
+        stated_claims=s.stated_claims,
     )
 
 

@@ -1,7 +1,7 @@
 """Cold start of the recipe `rl`: supervised steps on chains written from the truth of a small seed set.
 
-Neighbours: `datasets.acoustic_qa.chains` writes the chains, `supervised` trains on them. Invariant: the model sees the
-same prompt ids that it is later asked with.
+Neighbours: `datasets.acoustic_qa.surrogate` gives the chains in the style and lengths asked for, `supervised` trains on them.
+Invariant: the model sees the same prompt ids that it is later asked with.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from actor import SftExample
-from orchestrator.datasets.acoustic_qa.chains import chain
+from orchestrator.datasets.acoustic_qa.surrogate import reasonings
 from orchestrator.errors import RunFailed
 from orchestrator.seeds import derive
 from orchestrator.stages.context import StageContext
@@ -28,10 +28,12 @@ def run(context: StageContext) -> dict[str, Any]:
             "stage sft: no training question carries `truth`, so no chain can be written; set pipeline.sft.enabled=false"
         )
     chosen = [usable[i] for i in balanced([q.task for q in usable], config.questions, derive(seed, "sft", "questions"))]
+    length_seed = derive(seed, "sft", "lengths")
     examples = [
-        SftExample(prompt.expanded_ids, parts.builder.response(chain(question), question.answer), prompt.feature_keys)
+        SftExample(prompt.expanded_ids, parts.builder.response(reasoning, question.answer), prompt.feature_keys)
         for question, prompt in zip(chosen, parts.prompts(chosen), strict=True)
+        for reasoning in reasonings(question, config.style, config.lengths, length_seed)
     ]
     plan = batches(len(examples), config.batch, config.steps, derive(seed, "sft", "order"))
-    context.counts = {"questions": len(chosen)}
+    context.counts = {"questions": len(chosen), "chains": len(examples)}
     return asdict(train(context, examples, plan, title="cold-start SFT"))

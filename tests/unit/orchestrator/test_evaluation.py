@@ -1,5 +1,6 @@
 """Shares, standard errors and metrics count what they say they count."""
 
+import dataclasses
 import math
 
 import pytest
@@ -106,3 +107,19 @@ def test_the_gallery_escapes_what_a_model_wrote():
     page = gallery_html("page", [Scored(bad.question, bad.trajectory, view, bad.verdict, 0, 0)], per_page=6)
     assert "<script>alert" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_accuracy_by_think_length_says_within_a_question_whether_the_longer_sample_is_better():
+    def drawn(name: str, sample: int, tokens: int, correct: bool) -> Scored:
+        one = scored(name, sample, correct=correct)
+        return dataclasses.replace(one, sample=dataclasses.replace(one.sample, reasoning_tokens=tokens))
+
+    groups = [[drawn(f"q{i}", 0, 5, False), drawn(f"q{i}", 1, 20, True)] for i in range(8)]
+    found = summarise(groups, [[group[0]] for group in groups]).by_think_length
+    assert [(b["shortest"], b["longest"], b["samples"], b["accuracy"]) for b in found["bins"]] == [
+        (5, 5, 8, 0.0),
+        (20, 20, 8, 1.0),
+    ]
+    effect = found["longer_minus_shorter"]
+    assert (effect["value"], effect["pairs"], effect["longer_better"], effect["verdict"]) == (1.0, 8, 8, "helps")
+    assert found["longer_minus_shorter_thinking"] == effect
