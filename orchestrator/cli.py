@@ -200,23 +200,34 @@ def ui(port: Annotated[int, typer.Option(help="Port of the MLflow page.")] = 500
 def show_report(
     runs: Annotated[list[Path], typer.Argument(help="Directories of runs that have ended.")],
     out: Annotated[
-        Path | None, typer.Option(help="Also write table, plot and the runs' reports into this folder.")
+        Path | None, typer.Option(help="Also write tables, plots and the runs' reports into this folder.")
     ] = None,
+    against: Annotated[
+        str, typer.Option(help="Beside the paper's finding, in --out: think_reward | selection | surrogate | mgrd")
+    ] = "",
 ) -> None:
-    """Compare finished runs: accuracy before and after RL, think share, true perceptions."""
-    from orchestrator.results import read_runs, table, write_folder
+    """Compare finished runs: accuracy before and after RL, or, for the whole recipe, the curves of experiments over their seeds."""
+    from orchestrator.comparison import IN_TERMINAL, arm_rows, arms_of, write_comparison
+    from orchestrator.paper import write_against
+    from orchestrator.results import read_runs, recipe_of, table, write_folder
 
     try:
+        if against and not out:
+            raise MgrdError("--against writes a figure: say where with --out FOLDER")
         finished = read_runs(runs)
+        whole = recipe_of(finished) == "mgrd"
+        rows = arm_rows(arms_of(finished), IN_TERMINAL) if whole else table(finished)
+        if out:
+            (write_comparison if whole else write_folder)(finished, runs, out)
+            if against:
+                write_against(against, arms_of(finished), out)
     except (MgrdError, ValueError, KeyError) as error:
         _refuse(error)
-    rows = table(finished)
     view = Table(*rows[0])
     for row in rows[1:]:
         view.add_row(*row)
     console.print(view)
     if out:
-        write_folder(finished, runs, out)
         console.print(f"written to {out}", highlight=False)
 
 

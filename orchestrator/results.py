@@ -1,7 +1,7 @@
 """Several runs side by side: a table, a plot, and the reports the runs wrote.
 
-Neighbours: `report.py` wrote each run's report, `rundir` its policy updates; `mgrd report` calls this. Invariant: every number comes
-from a file that a run wrote.
+Neighbours: `report.py` wrote each run's report, `rundir` its policy updates; `mgrd report` calls this for the recipe `rl`, and
+`comparison` for `mgrd`. Invariant: every number comes from a file that a run wrote.
 """
 
 from __future__ import annotations
@@ -44,6 +44,17 @@ def read_runs(directories: list[Path]) -> list[FinishedRun]:
     return runs
 
 
+def recipe_of(runs: list[FinishedRun]) -> str:
+    """`mgrd` for runs that have a curve, else `rl`. Raises MgrdError for a list with both: they have no figures in common."""
+    found = {"mgrd" if "curve" in run.report else "rl": run.name for run in runs}
+    if len(found) > 1:
+        raise MgrdError(
+            f"{found['mgrd']} is a run of the recipe mgrd and {found['rl']} of the recipe rl: one has a curve, the other before and after. "
+            "Give runs of one recipe at a time"
+        )
+    return next(iter(found))
+
+
 def table(runs: list[FinishedRun]) -> list[list[str]]:
     """Rows of text, the first one the header: before → after RL, per cent, standard errors where there are any."""
     rows = [["run", "seed", *(title for _, title in COLUMNS), "policy updates", "minutes"]]
@@ -71,7 +82,7 @@ def change_table(runs: list[FinishedRun]) -> list[list[str]]:
     return rows
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
     return "\n".join(lines) + "\n"
@@ -83,14 +94,20 @@ def write_folder(runs: list[FinishedRun], directories: list[Path], out: Path) ->
     Paths in the copied reports are relative to the folder that holds the run's directory: they mean nothing elsewhere.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(_markdown(table(runs)) + "\n" + _markdown(change_table(runs)), encoding="utf-8")
+    (out / "table.md").write_text(markdown(table(runs)) + "\n" + markdown(change_table(runs)), encoding="utf-8")
     for run, path in zip(runs, directories, strict=True):
-        directory = RunDirectory(path)
-        here = f"{directory.root.parent}/"
-        text = directory.report_file.read_text(encoding="utf-8").replace(here, "")
-        (out / f"{run.name}.json").write_text(text, encoding="utf-8")
-        shutil.copyfile(directory.updates_file, out / f"{run.name}.updates.jsonl")
+        copy_run(path, out, run.name)
     _plot(runs, out / "updates.png")
+
+
+def copy_run(path: Path, out: Path, name: str) -> None:
+    """`out`/<name>.json (the run's report) and <name>.updates.jsonl, which a run without policy updates lacks."""
+    directory = RunDirectory(path)
+    here = f"{directory.root.parent}/"
+    text = directory.report_file.read_text(encoding="utf-8").replace(here, "")
+    (out / f"{name}.json").write_text(text, encoding="utf-8")
+    if directory.updates_file.is_file():
+        shutil.copyfile(directory.updates_file, out / f"{name}.updates.jsonl")
 
 
 def _plot(runs: list[FinishedRun], path: Path) -> None:
