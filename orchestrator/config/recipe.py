@@ -27,9 +27,8 @@ class ReinforceConfig:
     updates: int = 60
     questions: int = 16  # a policy update
     samples: int = 8  # responses a question
-    truncated: str = (
-        "score"  # of a response cut at the token limit: score (as it is) | zero | invalid (left out, counted)
-    )
+    kl_coef: float | None = None  # weight of the KL penalty towards the stage's start; null: actor.ppo.kl_coef
+    truncated: str = "score"  # a response cut at the token limit is scored as it is; or zero, or invalid (left out)
     probe_every: int = 1  # policy updates between log-prob probes
     probe_sequences: int = 4
     probe_limit: float = 1e-4  # nats, fp32; bf16 wants about 0.1

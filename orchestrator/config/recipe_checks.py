@@ -11,9 +11,9 @@ from orchestrator.config.recipe import ReinforceConfig, SelectConfig
 from orchestrator.config.schema import PipelineConfig
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.guardrails import parse_guardrails
+from orchestrator.stages.truncation import POLICIES
 
 RECIPES = ("rl", "mgrd")
-TRUNCATED = ("score", "zero", "invalid")
 
 
 def recipe_problems(pipeline: PipelineConfig) -> list[str]:
@@ -46,8 +46,10 @@ def _pool(prefix: str, select: SelectConfig, loop: ReinforceConfig) -> Iterator[
             f"{prefix}.reinforce.questions = {loop.questions}: must be at most {prefix}.select.min_pool ({select.min_pool}): a batch holds "
             "no question twice"
         )
-    if loop.truncated not in TRUNCATED:
-        yield f"{prefix}.reinforce.truncated = {loop.truncated!r}: must be one of {', '.join(TRUNCATED)}"
+    if loop.kl_coef is not None and loop.kl_coef < 0:
+        yield f"{prefix}.reinforce.kl_coef = {loop.kl_coef}: must be 0 or more, or null"
+    if loop.truncated not in POLICIES:
+        yield f"{prefix}.reinforce.truncated = {loop.truncated!r}: must be one of {', '.join(POLICIES)}"
 
 
 def _mgrd(pipeline: PipelineConfig) -> Iterator[str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from actor import Experience
+from actor import Experience, PPOSpec
 from orchestrator import chaos
 from orchestrator.config.recipe import ReinforceConfig
 from orchestrator.datasets.cursor import Cursor
@@ -27,6 +27,7 @@ from orchestrator.sentinel_evidence import StageWatch
 from orchestrator.stages.context import StageContext
 from orchestrator.stages.metrics import update_metrics
 from orchestrator.stages.scoring import Scored, attach, pause_on_failing_reward, samples_of
+from orchestrator.stages.truncation import trainable
 from rollout import Question, SamplingSpec, Trajectory
 
 PHASES = ("generate", "reward", "log_probs", "update", "publish", "other")
@@ -80,7 +81,7 @@ class Reinforce:
         parts, last = self.parts, self.first + self.config.updates
         if not self.context.progress:
             parts.ledger.rewind(self.first)  # the stage may have been done before, with other settings
-            parts.trainer.reset_optimizer("ppo")
+            parts.trainer.reset_optimizer("ppo", ppo=self._ppo())
             self._checkpoint(self.first)
         parts.directory.keep_updates_through(self.done)
         if self.context.changed:
@@ -92,6 +93,12 @@ class Reinforce:
                 advance(1, f"reward {metrics['reward/mean']:.3f} accuracy {metrics['accuracy']:.3f}")
         self.context.counts = {"pool": len(self.pool), "policy_updates": self.config.updates}
         return {"updates": last - self.first, "last_update": last, "version": self.version}
+
+    def _ppo(self) -> PPOSpec | None:
+        """PPO's settings where the stage has its own weight of the KL penalty (Step-Audio-R1.5: KL is a matter of the stage)."""
+        if self.config.kl_coef is None:
+            return None
+        return PPOSpec(**vars(self.parts.config.actor.ppo) | {"kl_coef": self.config.kl_coef})
 
     def _checkpoint(self, number: int) -> None:
         """Weights, optimizer and random state with the cursor, under the number of the policy update."""
@@ -175,7 +182,7 @@ class Reinforce:
         limit = self.parts.config.reward.max_invalid_share
         pause_on_failing_reward(scored, self.parts.rewards.spec, limit, f"policy update {number}")
         groups = {q: i for i, q in enumerate(dict.fromkeys(s.question.id for s in scored))}
-        kept = [s for s in scored if s.verdict.valid and (s.sample.finished or self.config.truncated != "invalid")]
+        kept = trainable(scored, self.config.truncated)
         if not kept:
             raise RunFailed(
                 f"policy update {number}: every response was cut at rollout.max_new_tokens and {self.context.stage.own}.truncated=invalid "
@@ -187,18 +194,12 @@ class Reinforce:
                 prompt_ids=s.trajectory.prompt_ids,
                 response_ids=s.trajectory.response_ids,
                 rollout_logprobs=s.trajectory.logprobs,
-                reward=self.reward(s),
+                reward=reward,
                 feature_keys=s.trajectory.feature_keys,
                 group=groups[s.question.id],
             )
-            for s in kept
+            for s, reward in kept
         ]
-
-    def reward(self, s: Scored) -> float:
-        """What a valid verdict is worth in training; a response cut at the token limit by the stage's policy."""
-        if not s.sample.finished and self.config.truncated == "zero":
-            return 0.0
-        return float(s.verdict.score or 0.0)
 
     def publish(self, number: int, scored: Sequence[Scored]) -> float | None:
         """Weights version+1 into every engine, then the probe. Returns the largest log-prob difference in nats, None when the
