@@ -20,8 +20,9 @@ from orchestrator.rundir import write_atomic
 
 PAPER_FILE = Path(__file__).with_name("paper.json")
 SCALES = (
-    "Left: these runs. Right: the paper's figures; ranges are drawn as bands. The scales differ: models, questions, lengths of reasoning "
-    "and numbers of policy updates are not the same, so compare shapes and orders, not numbers."
+    "Left: these runs. Right: the paper's figures; ranges are drawn as bands, over all updates where the paper names none. The scales "
+    "differ: models, questions, lengths of reasoning and numbers of policy updates are not the same, so compare shapes and orders, not "
+    "numbers."
 )
 GREY = "#999999"
 
@@ -160,14 +161,23 @@ def _paper(axis: Any, facts: Mapping[str, Any], color_of: Mapping[str, str]) -> 
         )
         axis.set_axis_off()
         return
-    for band in facts.get("bands", ()):
+    for number, band in enumerate(facts.get("bands", ())):
         color = color_of.get(band.get("arm", ""), GREY)
         axis.fill_between(
-            [band["from"], band["to"]], band["low"], band["high"], color=color, alpha=0.3, label=band["label"]
+            [band["from"], band["to"]],
+            band["low"],
+            band["high"],
+            facecolor=(color, 0.3) if not number else "none",  # hatched, so that two bands in one place are both seen
+            edgecolor=color,
+            hatch="//" if number else None,
+            label=band["label"],
         )
-    for line in facts.get("lines", ()):
-        x, y = zip(*line["points"], strict=True)
-        axis.plot(x, y, color=color_of.get(line.get("arm", ""), GREY), linestyle="--", marker="o", label=line["label"])
+    for mark in facts.get("marks", ()):
+        color = color_of.get(mark.get("arm", ""), GREY)
+        x, y = mark["at"]
+        axis.plot([x], [y], color=color, linestyle="none", marker=mark["marker"], markersize=9, label=mark["label"])
+    if "y" in facts:
+        axis.set_ylim(*facts["y"])
     if bars := facts.get("bars"):
         _bars(axis, bars, facts["unit"], color_of)
     if "x" in facts:

@@ -30,7 +30,7 @@ def test_every_ablation_is_drawn_with_a_caption_about_scales(name: str, tmp_path
     picture, page = write_against(name, arms_of(read_runs(folders(tmp_path, name))), tmp_path / "out")
     assert picture.stat().st_size > 20_000
     text = page.read_text()
-    assert SCALES in text and "The scales differ" in text
+    assert SCALES in text and "The scales differ" in SCALES
     assert ablation(name)["finding"] in text and picture.name in text
 
 
@@ -40,12 +40,12 @@ def test_every_arm_is_an_experiment(name: str) -> None:
     for arm in facts["arms"]:
         assert (CONF_DIR / "experiment" / f"{arm}.yaml").is_file()
     drawn = [
-        part for row in facts["rows"] for kind in ("bands", "lines", "bars") for part in row["paper"].get(kind, ())
+        part for row in facts["rows"] for kind in ("bands", "marks", "bars") for part in row["paper"].get(kind, ())
     ]
     assert {part["arm"] for part in drawn if "arm" in part} <= set(facts["arms"])
 
 
-def test_bands_and_lines_hold_the_papers_ranges() -> None:
+def test_bands_and_bars_hold_the_papers_ranges() -> None:
     reward, length, _ = ablation("selection")["rows"]
     assert [(b["low"], b["high"]) for b in reward["paper"]["bands"]] == [(0.75, 0.80), (0.45, 0.70)]
     assert [(b["low"], b["high"]) for b in length["paper"]["bands"]] == [(2300, 2800), (1800, 2000)]
