@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.comparison import Arm
 from orchestrator.curve import DPI, colors, draw_points, draw_updates
 from orchestrator.errors import MgrdError
+from orchestrator.results import markdown
 from orchestrator.rundir import write_atomic
 
 PAPER_FILE = Path(__file__).with_name("paper.json")
@@ -23,6 +24,10 @@ SCALES = (
     "Left: these runs. Right: the paper's figures; ranges are drawn as bands, over all updates where the paper names none. The scales "
     "differ: models, questions, lengths of reasoning and numbers of policy updates are not the same, so compare shapes and orders, not "
     "numbers."
+)
+LENGTH_NOTE = (
+    "Bins mix questions: a longer chain may belong to another kind of question. Longer − shorter does not: it compares samples of one "
+    "question, among those that think (percentage points with a 95 % interval over questions; pairs of samples of unequal length)."
 )
 GREY = "#999999"
 
@@ -72,8 +77,35 @@ def write_against(name: str, arms: Sequence[Arm], out: Path) -> list[Path]:
     source = json.loads(PAPER_FILE.read_text(encoding="utf-8"))["source"]
     finding = f"Paper ({source}, sections {facts['sections']}): {facts['finding']}"
     picture = f"![{facts['title']}]({figure_file.name})"
-    write_atomic(page, "\n\n".join([f"# {facts['title']}", finding, picture, SCALES]) + "\n")
+    parts = [f"# {facts['title']}", finding, picture, SCALES]
+    if any(isinstance(row["ours"], str) for row in facts["rows"]):
+        parts += [LENGTH_NOTE, markdown(length_rows(arms)).rstrip()]
+    write_atomic(page, "\n\n".join(parts) + "\n")
     return [figure_file, page]
+
+
+def length_rows(arms: Sequence[Arm]) -> list[list[str]]:
+    """Rows of text, the first one the header: what longer thinking does in the last measurement of every run."""
+    rows = [
+        ["arm", "seed", "sampled accuracy", "think tokens", "longer − shorter", "pairs", "longer is right", "shorter is right", "verdict"]
+    ]  # fmt: skip
+    for arm in arms:
+        for run in arm.runs:
+            point = final_point(run.report)
+            effect = point["by_think_length"]["longer_minus_shorter_thinking"]
+            known = effect["value"] is not None
+            points = (100 * effect[key] for key in ("value", "low", "high")) if known else ()
+            rows.append(
+                [
+                    arm.name,
+                    str(run.report["seed"]),
+                    f"{100 * point['sampled']:.1f} ±{100 * point['stderr']:.1f}",
+                    f"{point['think_tokens']:.1f}",
+                    "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points) if known else "–",
+                    *(str(effect[key]) for key in ("pairs", "longer_better", "shorter_better", "verdict")),
+                ]
+            )
+    return rows
 
 
 def draw(facts: Mapping[str, Any], arms: Sequence[Arm], path: Path) -> None:

@@ -6,7 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-EFFECT = {"value": 0.1, "low": 0.02, "high": 0.2, "questions": 40, "pairs": 90, "verdict": "helps"}
+EFFECT = {
+    "value": 0.1,
+    "low": 0.02,
+    "high": 0.2,
+    "questions": 40,
+    "pairs": 90,
+    "longer_better": 20,
+    "shorter_better": 11,
+    "verdict": "helps",
+}
 BIN = {"shortest": 0, "longest": 9, "samples": 20, "truncated": 0.0}
 
 

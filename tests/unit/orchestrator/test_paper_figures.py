@@ -77,3 +77,15 @@ def test_the_command_draws_against_the_paper_only_into_a_folder(tmp_path: Path) 
     result = CliRunner().invoke(app, ["report", *runs, "--against", "surrogate", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert {"table.md", "against_surrogate.png", "against_surrogate.md"} <= {path.name for path in out.iterdir()}
+
+
+def test_the_page_about_think_length_says_what_it_does_in_every_run(tmp_path: Path) -> None:
+    arms = arms_of(read_runs(folders(tmp_path, "surrogate")))
+    _, page = write_against("surrogate", arms, tmp_path / "out")
+    row = "| ablate_surrogate | 12 | 60.0 ±1.0 | 12.5 | +6.0 [+2.0, +20.0] | 90 | 20 | 11 | helps |"
+    assert row in page.read_text()
+    for arm in arms:
+        for run in arm.runs:
+            run.report["eval"]["after"]["by_think_length"]["longer_minus_shorter_thinking"]["value"] = None
+    _, page = write_against("surrogate", arms, tmp_path / "none")
+    assert "| – | 90 |" in page.read_text()
