@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import cache
+
 import pytest
 
 from orchestrator.config.compose import CONF_DIR, compose_config, flat
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.datasets.text_reasoning import text_questions
 from orchestrator.pipeline import stages_of
 
 ARMS = [
@@ -22,6 +26,7 @@ ARMS = [
 ]
 
 
+@cache
 def composed(*overrides: str) -> ExperimentConfig:
     return compose_config([f"experiment={overrides[0]}", *overrides[1:]])
 
@@ -47,7 +52,8 @@ def test_a_change_of_the_recipe_carries_over() -> None:
     for path in (CONF_DIR / "experiment").glob("*.yaml"):
         if path.stem.startswith(("mgrd_tiny_", "ablate_")):
             arm = composed(path.stem)
-            assert arm.actor == plain.actor and arm.data == plain.data and arm.model == plain.model
+            assert arm.actor == plain.actor and arm.model == plain.model
+            assert arm.data == dataclasses.replace(plain.data, text_questions=arm.data.text_questions)
             assert arm.pipeline.cold_start.mix == plain.pipeline.cold_start.mix
 
 
@@ -60,6 +66,12 @@ def test_an_arm_from_a_finished_cold_start_measures_it_first_and_trains_once() -
     assert config.model.path.endswith("models/cold_start")
     first = next(stage for stage in stages_of(config) if stage.kind == "reinforce")
     assert first.first_update == 0
+
+
+def test_held_out_text_does_not_depend_on_how_much_text_there_is_to_train_on() -> None:
+    assert composed("ablate_select_3_6").data.text_questions == 8
+    many, few = (text_questions(7, {"held_out": 6, "train": train}) for train in (12, 8))
+    assert many["held_out"] == few["held_out"] and len(few["train"]) == 8
 
 
 def test_rl_alone_has_the_same_policy_updates_as_the_recipe() -> None:
