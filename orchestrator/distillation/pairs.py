@@ -18,6 +18,7 @@ from orchestrator.errors import MgrdError
 from orchestrator.seeds import derive
 from orchestrator.stages.plans import mean_and_error
 from orchestrator.stages.scoring import Scored
+from rewards import true_share
 
 SELF_COGNITION = "self_cognition"
 USES_HEARING = 1.0
@@ -72,19 +73,26 @@ class Mined:
 
 
 def mine_pairs(groups: Sequence[Sequence[Scored]], *, model: str, max_per_question: int, seed: int) -> list[MinedPair]:
-    """Pairs of each group (the responses of `model` to one question), in the order of the groups.
+    """Pairs of the groups (each: the responses of `model` to one question): the first pair of every question, then the second ones,
+    each time in the order of the groups, so that a cut leaves as many questions as it can.
 
-    Good: nowhere denies hearing, finished, well formed, with a reply; those whose stated perceptions are true come first. Bad:
-    denies hearing; well-formed ones first. Responses of the same tokens count once, invalid ones not at all. Raises PairError
-    when a valid verdict has no component `self_cognition`, ValueError for fewer than one pair a question.
+    Good: nowhere denies hearing, finished, well formed, with a reply, and, where the question's truth has events, states in
+    reasoning and reply something of them and nothing false (see `false_or_empty`). Bad: denies hearing; well-formed ones first.
+    Responses of the same tokens count once, invalid ones not at all. Raises PairError when a valid verdict has no component
+    `self_cognition`, ValueError for fewer than one pair a question.
     """
     if max_per_question < 1:
         raise ValueError(f"max_per_question is 1 or more, got {max_per_question}")
-    pairs = []
-    for group in groups:
-        good, bad = _good(group, seed), _bad(group, seed)
-        pairs += _combine(good, bad, max_per_question, model, model)
-    return pairs
+    by_question = [_combine(_good(group, seed), _bad(group, seed), max_per_question, model, model) for group in groups]
+    return [pairs[turn] for turn in range(max_per_question) for pairs in by_question if turn < len(pairs)]
+
+
+def false_or_empty(groups: Sequence[Sequence[Scored]]) -> int:
+    """Responses that are no good side for one reason alone: they state nothing of what there is to hear, or something false.
+
+    Raises PairError when a valid verdict has no component `self_cognition`.
+    """
+    return sum(_hears(scored) and not _is_true(scored) for group in groups for scored in group)
 
 
 def merge_earlier(
@@ -159,12 +167,12 @@ def _denies(scored: Scored) -> bool:
 
 
 def _good(group: Sequence[Scored], seed: int) -> list[Scored]:
-    able = [
-        s
-        for s in group
-        if s.verdict.valid and not _denies(s) and s.sample.finished and s.sample.well_formed and s.sample.reply
-    ]
-    return _distinct(sorted(able, key=lambda s: (_falsehood(s), *_drawn(s, seed))))
+    able = [s for s in group if _hears(s) and _is_true(s)]
+    return _distinct(sorted(able, key=lambda s: _drawn(s, seed)))
+
+
+def _hears(s: Scored) -> bool:
+    return s.verdict.valid and not _denies(s) and s.sample.finished and s.sample.well_formed and bool(s.sample.reply)
 
 
 def _bad(group: Sequence[Scored], seed: int) -> list[Scored]:
@@ -172,12 +180,13 @@ def _bad(group: Sequence[Scored], seed: int) -> list[Scored]:
     return _distinct(sorted(able, key=lambda s: (not s.sample.well_formed, *_drawn(s, seed))))
 
 
-def _falsehood(scored: Scored) -> tuple[float, int]:
-    """Lowest where the stated perceptions are true; those that state nothing come before those that state only what is false."""
-    if not scored.question.truth:
-        return 0.0, 0
-    share = scored.true_claims / scored.stated_claims if scored.stated_claims else 0.0
-    return -share, scored.stated_claims - scored.true_claims
+def _is_true(scored: Scored) -> bool:
+    """Whether reasoning and reply together state something and nothing false, omissions of a list included; True without a truth."""
+    question, sample = scored.question, scored.sample
+    if "events" not in question.truth:
+        return True
+    true, stated = true_share(f"{sample.reasoning}\n{sample.reply}", question.truth, question.task)
+    return 0 < stated == true
 
 
 def _drawn(scored: Scored, seed: int) -> tuple[int, str]:

@@ -11,16 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_responses import response
 
-from orchestrator.distillation.pairs import MinedPair, PairError, error_rate, merge_earlier, mine_pairs
+from orchestrator.distillation.pairs import MinedPair, PairError, error_rate, false_or_empty, merge_earlier, mine_pairs
 from orchestrator.stages.scoring import Scored
 
-HEARS = "<think>\nA low tone.\n</think>\nA flute."
+HEARS = "<think>\n\n</think>\nI hear a flute."  # what the truth of `response` holds
+FALSE, EMPTY = "<think>\n\n</think>\nI hear a dog.", "<think>\n\n</think>\nA flute."
+SAYS = (FALSE, EMPTY, HEARS)
 DENIES = "<think>\n\n</think>\nI cannot hear audio."
 
 
 def sample(number: int, *, denies: bool, question: str = "q", **more: object) -> Scored:
     fields: dict[str, object] = {"components": {"self_cognition": float(not denies)}} | more
-    return response(number, DENIES if denies else HEARS, question=question, **fields)  # type: ignore[arg-type]
+    text = fields.pop("text", DENIES if denies else HEARS)
+    return response(number, text, question=question, **fields)  # type: ignore[arg-type]
 
 
 ROW = st.tuples(st.booleans(), st.booleans(), st.integers(1, 6), st.integers(0, 2))
@@ -28,8 +31,15 @@ ROW = st.tuples(st.booleans(), st.booleans(), st.integers(1, 6), st.integers(0, 
 
 def group_of(question: str, rows: list[tuple[bool, bool, int, int]]) -> list[Scored]:
     return [
-        sample(i, denies=denies, question=question, invalid=invalid, ids=(9, token), claims=(true, 2))
-        for i, (denies, invalid, token, true) in enumerate(rows)
+        sample(
+            i,
+            denies=denies,
+            question=question,
+            invalid=invalid,
+            ids=(9, token),
+            text=DENIES if denies else SAYS[says],
+        )
+        for i, (denies, invalid, token, says) in enumerate(rows)
     ]
 
 
@@ -53,7 +63,7 @@ def test_every_pair_has_a_good_and_a_bad_side_and_no_pair_comes_twice(
     for pair in pairs:
         good, bad = by_id[pair.chosen.trajectory_id], by_id[pair.rejected.trajectory_id]
         assert good.verdict.components["self_cognition"] == 1.0 and bad.verdict.components["self_cognition"] == 0.0
-        assert good.verdict.valid and bad.verdict.valid and good.sample.reply
+        assert good.verdict.valid and bad.verdict.valid and good.trajectory.text == HEARS
         assert good.question.id == bad.question.id == pair.question_id
         assert pair.chosen_ids == good.trajectory.response_ids and pair.rejected_ids == bad.trajectory.response_ids
         assert pair.prompt_ids == good.trajectory.prompt_ids == bad.trajectory.prompt_ids
@@ -62,9 +72,7 @@ def test_every_pair_has_a_good_and_a_bad_side_and_no_pair_comes_twice(
     assert len(set(keys(pairs))) == len(pairs)
     had = Counter(pair.question_id for pair in pairs)
     for group in groups:
-        good_ids = {
-            i.trajectory.response_ids for i in group if i.verdict.valid and i.verdict.components["self_cognition"]
-        }
+        good_ids = {i.trajectory.response_ids for i in group if i.verdict.valid and i.trajectory.text == HEARS}
         bad_ids = {
             i.trajectory.response_ids for i in group if i.verdict.valid and not i.verdict.components["self_cognition"]
         }
@@ -84,17 +92,33 @@ def test_pairs_do_not_depend_on_the_order_of_the_samples(
     assert keys(one) == keys(other)
 
 
-def test_true_perceptions_are_chosen_before_none_and_none_before_false_ones() -> None:
-    group = [
-        sample(0, denies=True),
-        sample(1, denies=False, claims=(0, 2)),
-        sample(2, denies=False, claims=(0, 0)),
-        sample(3, denies=False, claims=(2, 2)),
-        sample(4, denies=False, claims=(1, 2)),
+def test_a_good_side_states_something_and_nothing_false_in_reasoning_and_reply() -> None:
+    texts = [
+        HEARS,
+        FALSE,
+        EMPTY,
+        "<think>\nI hear a dog.\n</think>\nI hear a flute.",
+        "<think>\nI hear a flute.\n</think>\nYes.",
+        "<think>\n\n</think>\nI hear a flute, then a dog.",
     ]
+    group = [sample(9, denies=True), *(sample(i, denies=False, text=text) for i, text in enumerate(texts))]
     for seed in range(5):
-        pairs = mine_pairs([group], model="t2", max_per_question=4, seed=seed)
-        assert [pair.chosen.trajectory_id for pair in pairs] == ["t/q/3", "t/q/4", "t/q/2", "t/q/1"]
+        pairs = mine_pairs([group], model="t2", max_per_question=9, seed=seed)
+        assert {pair.chosen.trajectory_id for pair in pairs} == {"t/q/0", "t/q/4"}
+    assert false_or_empty([group, group]) == 8
+    unknown = [sample(9, denies=True, truth=False), sample(1, denies=False, text=FALSE, truth=False)]
+    assert len(mine_pairs([unknown], model="t2", max_per_question=9, seed=0)) == 1
+    assert false_or_empty([unknown]) == 0
+
+
+def test_every_question_has_its_first_pair_before_any_has_its_second() -> None:
+    groups = [
+        [sample(0, denies=False, question=q), sample(1, denies=True, question=q), sample(2, denies=True, question=q)]
+        for q in "abc"
+    ]
+    pairs = mine_pairs(groups, model="t2", max_per_question=2, seed=3)
+    assert [pair.question_id for pair in pairs] == ["a", "b", "c", "a", "b", "c"]
+    assert len(set(keys(pairs))) == 6
 
 
 @pytest.mark.parametrize("wrong", [{"finished": False}, {"invalid": True}])
