@@ -14,7 +14,7 @@ from typing import Any
 
 from actor import DpoSpec, PreferencePair
 from orchestrator import chaos
-from orchestrator.distillation.pairs import MinedPair, error_rate, merge_earlier, mine_pairs
+from orchestrator.distillation.pairs import MinedPair, error_rate, false_or_empty, merge_earlier, mine_pairs
 from orchestrator.rundir import STEP_PREFIX
 from orchestrator.seeds import derive
 from orchestrator.specs import supervised_optim
@@ -52,6 +52,7 @@ def _pairs(context: StageContext) -> list[MinedPair]:
     mined = merge_earlier(
         found, groups, {}, needed=config.pairs, model=newest, max_per_question=config.max_pairs_a_question, seed=draw
     )
+    other_prompt = mined.other_prompt
     for model in [name for name in reversed(context.models[:-1])]:
         if len(mined.pairs) >= config.pairs:
             break
@@ -65,12 +66,15 @@ def _pairs(context: StageContext) -> list[MinedPair]:
             max_per_question=config.max_pairs_a_question,
             seed=draw,
         )
+        other_prompt += mined.other_prompt
     if context.models:
         context.borrow(newest)
     share, error = error_rate(groups)
     context.counts = {
         "prompts": len(questions),
         "error_before": share,
+        "false_or_empty": false_or_empty(groups),
+        "other_prompt": other_prompt,
         **{f"pairs_from/{name}": n for name, n in mined.pairs_from.items()},
     }
     context.parts.tracker.log(0, {f"align/{name}": value for name, value in context.counts.items()})
