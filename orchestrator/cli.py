@@ -111,7 +111,7 @@ def _run(config: ExperimentConfig) -> int:
     from actor import TrainerDied
     from orchestrator.controller import Controller
     from orchestrator.datasets import DataError
-    from orchestrator.errors import PreflightError, RunPaused
+    from orchestrator.errors import ConfigError, PreflightError, RunPaused
     from orchestrator.report import print_report
     from rewards import RewardError
     from rollout import AudioError, LedgerError
@@ -121,7 +121,7 @@ def _run(config: ExperimentConfig) -> int:
     go_on = f"go on with: mgrd resume {where} [key=value …] (or mgrd run run.resume=true run.dir={where} and the same overrides)"
     try:
         report = Controller(config, console).run()
-    except (PreflightError, DataError, AudioError) as error:
+    except (PreflightError, ConfigError, DataError, AudioError) as error:
         errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False)
         return REFUSED
     except KeyboardInterrupt:

@@ -15,17 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actor import StageSettings
 from orchestrator import chaos
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data_stage import Questions
 from orchestrator.errors import RunFailed
 from orchestrator.lineage import describe
-from orchestrator.manifest import Manifest, digest_of, file_digest, mismatch, read_manifest
+from orchestrator.manifest import Manifest, digest_of, file_digest, inputs_of, mismatch, read_manifest, weights_digest
 from orchestrator.parts import Parts
-from orchestrator.pipeline import Stage, settings_of
+from orchestrator.pipeline import SCORED_BY, Stage, settings_of
 from orchestrator.rundir import CHECKPOINT_PREFIX, RunDirectory, write_atomic
+from orchestrator.specs import examiner_spec
 from orchestrator.stages.context import StageContext
 from orchestrator.tracking import Tracker
+from rewards import resolve_reward
 
 log = logging.getLogger(__name__)
 Runner = Callable[[StageContext], dict[str, Any]]
@@ -33,7 +36,7 @@ LINEAGE_WAIT_S = 20.0  # for MLflow to say under which id it keeps a stage
 
 
 class Conductor:
-    """One walk. `state` is the run's durable state, shared with the controller."""
+    """One walk. `state` is the run's durable state, shared with the controller, which writes it by `save`."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Conductor:
         parts: Parts,
         questions: Questions,
         changed: bool,
+        save: Callable[[], None],
     ) -> None:
         self.config = config
         self.directory = directory
@@ -53,10 +57,14 @@ class Conductor:
         self.parts = parts
         self.questions = questions
         self.changed = changed
+        self._save = save
         self.manifests: dict[str, Manifest] = {}
         self.seconds: dict[str, float] = state.setdefault("stage_seconds", {})
         self._model = ""  # checkpoint that ended the last training stage; "": the base
         self._models: list[str] = []
+        self._base = weights_digest(parts.model_path)
+        self._examiner = resolve_reward(examiner_spec(config)).versions if config.pipeline.recipe == "mgrd" else {}
+        self._updates = 0  # policy updates of the stages so far
         self._held: tuple[str, int] = ("", 0)  # (checkpoint, version) that engines and trainer hold
 
     def run(self, stages: Sequence[Stage], runners: Mapping[str, Runner]) -> dict[str, dict[str, Any]]:
@@ -69,21 +77,23 @@ class Conductor:
             if stage.trains:
                 self._model = manifest.model
                 self._models.append(manifest.model)
+            self._updates = manifest.result.get("last_update", self._updates)
         return {name: manifest.result for name, manifest in self.manifests.items()}
 
     def _folder(self, stage: Stage) -> Path:
         return self.directory.root / "stages" / stage.name
 
     def _settings(self, stage: Stage) -> dict[str, Any]:
-        return settings_of(stage, self.config) | {"rewards": self.state.get("rewards", {})}
+        scored_by = SCORED_BY.get(stage.kind, "")
+        functions: dict[str, str] = {}
+        if scored_by in ("reward", "both"):
+            functions |= self.state.get("rewards", {})
+        if scored_by in ("examiner", "both"):
+            functions |= {f"examiner/{name}": version for name, version in self._examiner.items()}
+        return settings_of(stage, self.config) | {"functions": functions}
 
     def _inputs(self, stage: Stage) -> dict[str, str]:
-        inputs = dict(self.questions.digests)
-        started = next((m for m in reversed(self.manifests.values()) if m.model == self._model), None)
-        inputs["model"] = (
-            started.digest if started and self._model else str(self.config.model.path or self.config.model.name)
-        )
-        return inputs | {name: self.manifests[name].digest for name in stage.needs}
+        return inputs_of(stage.needs, self.questions.digests, self._model, self._base, self.manifests)
 
     def _finished(self, stage: Stage) -> Manifest | None:
         """The manifest of a stage that need not be run. What no longer holds is said, and made again."""
@@ -108,23 +118,26 @@ class Conductor:
     def _perform(self, stage: Stage, runner: Runner) -> Manifest:
         begin = time.monotonic()
         settings, inputs = self._settings(stage), self._inputs(stage)
-        progress = self._take_up(stage, inputs)
+        working = self._take_up(stage, settings, inputs)
         context = StageContext(
             stage=stage,
             folder=self._folder(stage),
             parts=self.parts,
             questions=self.questions,
-            progress=progress,
+            progress=dict(working["progress"]),
             results={name: self.manifests[name].result for name in stage.needs},
             model=self._model,
             version=self._held[1],
             models=tuple(self._models),
+            updates_before=self._updates,
             changed=self.changed,
-            _keep=lambda kept, checkpoint: self._keep(stage, inputs, context, kept, checkpoint),
+            _keep=lambda kept, checkpoint: self._keep(context, kept, checkpoint),
             _borrow=self._hold,
+            _resume=lambda asked: self._hold(self.state["working"]["checkpoint"], asked),
         )
         outer = self.parts.tracker
-        with self.tracker.child(stage.name) as child:
+        attempt = self.state["attempts"][stage.name]
+        with self.tracker.child(stage.name if attempt == 1 else f"{stage.name} (attempt {attempt})") as child:
             self.parts.tracker = child
             try:
                 result = runner(context)
@@ -144,6 +157,7 @@ class Conductor:
                     counts=context.counts,
                     files={name: file_digest(context.folder / name) for name in context.files},
                     result=result,
+                    settings_before=working["settings_before"],
                     mlflow_run=self.tracker.run_id_of(child, LINEAGE_WAIT_S),
                     seconds=self.seconds.get(stage.name, 0.0) + time.monotonic() - begin,
                 )
@@ -154,53 +168,62 @@ class Conductor:
         manifest.write(context.folder)
         chaos.point(f"stage:{stage.name}:done")
         self.state.pop("working", None)
-        self.directory.write_state(self.state)
         self.changed = False  # a later stage has nothing from before the change
+        self.state["changed"] = False
+        self._save()
         return manifest
 
-    def _take_up(self, stage: Stage, inputs: dict[str, str]) -> dict[str, Any]:
-        """Progress of a stage that was cut off, {} otherwise; the weights it needs are held when this returns."""
+    def _take_up(self, stage: Stage, settings: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+        """What a stage that was cut off had kept; else a new beginning. The weights it starts from are held when this returns, unless
+        it goes on at a checkpoint of its own, which it then takes up itself (`StageContext.resume`)."""
         working = self.state.get("working", {})
-        if working.get("stage") == stage.name and working.get("inputs") == inputs:
-            checkpoint = working["checkpoint"] or self._model
-            self._hold(checkpoint)
+        same = working.get("stage") == stage.name and working.get("inputs") == inputs
+        if same and not (self.config.run.redo and working["settings"] != settings):
+            if working["settings"] != settings:
+                working["settings_before"].append(working["settings"])
+                working["settings"] = settings
             if working["progress"]:
                 self.parts.progress.note(f"{stage.name}: resumed")
-            return dict(working["progress"])
+            if not working["checkpoint"]:
+                self._hold(self._model)
+            return working
         self._hold(self._model)
         shutil.rmtree(self._folder(stage), ignore_errors=True)  # what an attempt with other inputs left
-        self.state["working"] = {"stage": stage.name, "inputs": inputs, "progress": {}, "checkpoint": ""}
-        self.directory.write_state(self.state)
-        return {}
+        attempts = self.state.setdefault("attempts", {})
+        attempts[stage.name] = attempts.get(stage.name, 0) + 1
+        self.state["working"] = {
+            "stage": stage.name,
+            "inputs": inputs,
+            "settings": settings,
+            "settings_before": [],
+            "progress": {},
+            "checkpoint": "",
+        }
+        self._save()
+        return self.state["working"]
 
-    def _hold(self, checkpoint: str) -> int:
+    def _hold(self, checkpoint: str, settings: StageSettings | None = None) -> int:
         """The weights of a checkpoint in trainer and engines; nothing is done where they are there already."""
-        if self._held[0] != checkpoint:
+        if self._held[0] != checkpoint or settings is not None:
             if not checkpoint:
                 raise RunFailed(
                     "the base model's own weights are needed again after training has begun; start the run anew in another run.dir"
                 )
             path = self.directory.checkpoint_path(checkpoint)
             version = json.loads((path / "state.json").read_text(encoding="utf-8"))["version"]
-            self.parts.trainer.load(str(path / "trainer"))
+            self.parts.trainer.load(str(path / "trainer"), settings)
             self.parts.publish(version)
             self._held = (checkpoint, version)
             self.parts.progress.note(f"weights of {path}")
         return self._held[1]
 
-    def _keep(
-        self, stage: Stage, inputs: dict[str, str], context: StageContext, progress: dict[str, Any], checkpoint: str
-    ) -> None:
+    def _keep(self, context: StageContext, progress: dict[str, Any], checkpoint: str) -> None:
         if checkpoint:
             self._checkpoint(checkpoint, context.version, progress)
-        before = self.state.get("working", {}).get("checkpoint", "")
-        self.state["working"] = {
-            "stage": stage.name,
-            "inputs": inputs,
-            "progress": progress,
-            "checkpoint": checkpoint or before,
-        }
-        self.directory.write_state(self.state)
+        working = self.state["working"]
+        working["progress"] = progress
+        working["checkpoint"] = checkpoint or working["checkpoint"]
+        self._save()
         if checkpoint:
             self.directory.drop_old_checkpoints(self.config.run.keep_checkpoints)
 

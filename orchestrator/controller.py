@@ -7,7 +7,6 @@ whatever was started is stopped.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
@@ -21,11 +20,12 @@ from rich.console import Console
 from orchestrator import paths, preflight
 from orchestrator.conductor import Conductor
 from orchestrator.config.compose import flat, from_yaml, to_yaml
+from orchestrator.config.resume import lasting, refuse_another_run
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.curve import write_curve
 from orchestrator.data_stage import Questions, load_or_build
 from orchestrator.embedded import EmbeddedServices
-from orchestrator.errors import MgrdError, RunFailed, RunPaused
+from orchestrator.errors import MgrdError, PreflightError, RunFailed, RunPaused
 from orchestrator.evaluation.guardrails import parse_guardrails
 from orchestrator.evaluation.promotion import PromotionError, promote
 from orchestrator.parts import Parts
@@ -51,7 +51,7 @@ class Controller:
         self.progress = ProgressView(console, config.run.progress)
         self.directory = RunDirectory(paths.run_dir(config))
         self.state: dict[str, Any] = {}
-        self.changed = False
+        self._mark = 0.0
         self.tracker: Tracker
         self.parts: Parts
         self.questions: Questions
@@ -71,31 +71,56 @@ class Controller:
             self.directory.release()
 
     def _run(self) -> dict[str, Any]:
-        started = time.monotonic()
+        self._mark = time.monotonic()
         with self._timed("data"):
             self.questions = load_or_build(self.config, self.progress)
-        self.changed = self._config_changed()
-        write_atomic(self.directory.config_file, to_yaml(self.config))
+        self._note_changes()
         with EmbeddedServices(self.directory.root, paths.mlflow_root(self.config), self.config.cluster) as services:
             with self._timed("start"):
                 self._start(services)
             try:
-                report = self._stages(started)
+                report = self._stages()
             except KeyboardInterrupt:
-                self._save_seconds(started)
+                self._save()
                 self.tracker.finish("KILLED", "interrupted by the user")
                 raise
             except RunPaused as pause:
-                self._save_seconds(started)
+                self._save()
                 self.tracker.finish("KILLED", f"paused: {pause}")
                 raise
             except Exception as error:
-                self._save_seconds(started)
+                self._save()
                 self.tracker.finish("FAILED", f"{type(error).__name__}: {error}")
                 raise
             finally:
                 self.parts.stop()
             return report
+
+    def _note_changes(self) -> None:
+        """Whether this start asks for something else than the run was last started with; kept until a stage has taken it up, also
+        over starts that fail. Raises PreflightError for another run's directory, ConfigError likewise."""
+        stored = from_yaml(self.directory.config_file) if self.directory.config_file.exists() else None
+        if stored is not None:
+            refuse_another_run(stored, self.config)
+        digests = self.state.setdefault("data", self.questions.digests)
+        if digests != self.questions.digests and not self.config.run.redo:
+            names = [
+                name
+                for name in {**digests, **self.questions.digests}
+                if digests.get(name) != self.questions.digests.get(name)
+            ]
+            raise PreflightError(
+                f"the run's data have changed ({', '.join(names)}): finished stages would be thrown away. Restore the files, start another "
+                "run, or give run.redo=true to make all that depends on them again"
+            )
+        self.state["data"] = self.questions.digests
+        versions, before = self.reward.versions, self.state.get("rewards", {})
+        changed = stored is not None and stored != lasting(self.config)
+        changed |= any(versions.get(name, version) != version for name, version in before.items())
+        self.state |= {"changed": self.state.get("changed", False) or changed, "rewards": versions}
+        self.state["starts"] = self.state.get("starts", 0) + 1
+        self._save()
+        write_atomic(self.directory.config_file, to_yaml(lasting(self.config)))
 
     def _start(self, services: EmbeddedServices) -> None:
         """Services, model, engines, trainer; then the weights of the last checkpoint on every side."""
@@ -114,15 +139,17 @@ class Controller:
         first = "mlflow_run_id" not in self.state
         self.state["mlflow_run_id"] = run_id
         self.directory.write_state(self.state)
+        if first or self.state["changed"]:
+            suffix = "" if first else f".{self.state['starts']}"
+            self.tracker.text(f"config{suffix}.yaml", to_yaml(lasting(config)))
+            self.tracker.text(f"rewards{suffix}.json", json.dumps(self.reward.versions, indent=1))
         if first:
-            self.tracker.text("config.yaml", to_yaml(config))
             for name, file in self.questions.files.items():
                 self.tracker.dataset(file, self.questions.digests[name], name)
         self.parts = Parts(
             config, self.directory, self.tracker, self.progress, model_path=model_path, reward=self.reward
         )
         try:
-            self._pin_rewards(first)
             self.parts.start(redis_url, run_id)
         except BaseException as error:
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
@@ -130,25 +157,7 @@ class Controller:
             self.parts.stop()
             raise
 
-    def _pin_rewards(self, first: bool) -> None:
-        """Keep the content hash of every reward function with the run."""
-        versions, before = self.reward.versions, self.state.get("rewards", {})
-        changed = any(versions.get(name, version) != version for name, version in before.items())
-        self.changed |= changed
-        self.state["rewards"] = versions
-        self.directory.write_state(self.state)
-        if first or changed:
-            self.tracker.text("rewards.json", json.dumps(versions, indent=1))
-
-    def _config_changed(self) -> bool:
-        """Whether a resumed run asks for something else than it was started with (apart from being resumed)."""
-        if not self.directory.config_file.exists():
-            return False
-        stored = from_yaml(self.directory.config_file)
-        same = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, resume=stored.run.resume))
-        return same != stored
-
-    def _stages(self, started: float) -> dict[str, Any]:
+    def _stages(self) -> dict[str, Any]:
         config = self.config
         conductor = Conductor(
             config,
@@ -157,10 +166,11 @@ class Controller:
             tracker=self.tracker,
             parts=self.parts,
             questions=self.questions,
-            changed=self.changed,
+            changed=self.state["changed"],
+            save=self._save,
         )
         results = conductor.run(stages_of(config), RUNNERS)
-        self._save_seconds(started)
+        self._save()
         facts = RunFacts(config, self.state, self.directory, self.tracker.tracking_uri, conductor.manifests)
         report = mgrd_report(facts, results) if config.pipeline.recipe == "mgrd" else rl_report(facts, results)
         if config.pipeline.recipe == "mgrd" and config.pipeline.promotion.enabled:
@@ -207,8 +217,11 @@ class Controller:
         spent = self.state.setdefault("stage_seconds", {})
         spent[name] = spent.get(name, 0.0) + time.monotonic() - begin
 
-    def _save_seconds(self, started: float) -> None:
-        self.state["seconds"] += time.monotonic() - started
+    def _save(self) -> None:
+        """The run's state on disk, with the time it has taken so far."""
+        now = time.monotonic()
+        self.state["seconds"] += now - self._mark
+        self._mark = now
         self.directory.write_state(self.state)
 
 

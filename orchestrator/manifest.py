@@ -1,6 +1,6 @@
 """What a finished stage leaves behind: inputs, settings, seeds, counts, files; and whether it still holds.
 
-Neighbours: `conductor` writes one a stage and asks `matches` on resume. Invariants: written whole, then named, after everything it
+Neighbours: `conductor` writes one a stage and asks for a `mismatch` on resume. Invariants: written whole, then named, after everything it
 names; digests chain, so a stage whose inputs were made anew no longer matches.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from typing import Any
 from orchestrator.rundir import write_atomic
 
 MANIFEST_FILE = "manifest.json"
+EDGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """inputs: digests by name (data files, results of other stages, the model it started from); model: name of the checkpoint it
     ends with; weights_version: that engines and trainer hold at its end; counts: of questions, samples, chains at every filter;
-    files: SHA-256 by path relative to the stage's folder; result: what later stages and the report read."""
+    files: SHA-256 by path relative to the stage's folder; result: what later stages and the report read; settings_before: of
+    earlier attempts that this one went on from, where they were other ones."""
 
     stage: str
     kind: str
@@ -38,6 +40,7 @@ class Manifest:
     counts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
+    settings_before: list[dict[str, Any]] = field(default_factory=list)
     mlflow_run: str = ""
     seconds: float = 0.0
 
@@ -86,6 +89,18 @@ def mismatch(
     return ""
 
 
+def inputs_of(
+    needs: Sequence[str], data: Mapping[str, str], model: str, base: str, manifests: Mapping[str, Manifest]
+) -> dict[str, str]:
+    """Digests of all that a stage reads: data files, the model it starts from, results it needs.
+
+    model: name of the stage that trained it, "" for the base, whose digest is `base`. What other stages did with the same model
+    (an evaluation, a selection) does not matter.
+    """
+    made = manifests.get(model)
+    return {**data, "model": made.digest if made else base, **{name: manifests[name].digest for name in needs}}
+
+
 def digest_of(value: Any) -> str:
     """SHA-256 of plain values in canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -93,3 +108,16 @@ def digest_of(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """Of a model's folder without reading all of a large one: names, sizes, first and last megabyte of every file."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(EDGE_BYTES))
+            file.seek(max(0, size - EDGE_BYTES))
+            digest.update(file.read(EDGE_BYTES))
+    return digest.hexdigest()

@@ -18,7 +18,9 @@ from typing import Any
 
 from orchestrator.config.schema import ExperimentConfig
 
-SAMPLING = ("rollout.temperature", "rollout.max_new_tokens")
+MODEL = ("model.dtype", "model.max_model_len", "model.max_audio_chunks")
+SAMPLING = ("rollout.temperature", "rollout.max_new_tokens", *MODEL)
+SUPERVISED = ("actor.sft_optim", "actor.freeze", *MODEL)
 RL = (
     *SAMPLING,
     "reward.terms",
@@ -28,19 +30,34 @@ RL = (
     "actor.critic_optim",
     "actor.freeze",
 )
+# Whose verdicts a stage of this kind goes by: the run's reward, or the examiner that filters and measures.
+SCORED_BY = {
+    **dict.fromkeys(("evaluate", "select", "reinforce"), "reward"),
+    **dict.fromkeys(("chains", "perceive", "distil", "align"), "examiner"),
+    "curve": "both",
+}
 # Configuration keys that decide what a stage of this kind does, beside those of the stage itself.
 SHARED: dict[str, tuple[str, ...]] = {
-    "sft": ("pipeline.sft", "actor.sft_optim", "actor.freeze"),
+    "sft": ("pipeline.sft", *SUPERVISED),
     "evaluate": ("pipeline.evaluate", *SAMPLING),
     "curve": ("pipeline.evaluate", "pipeline.curve", *SAMPLING),
     "select": SAMPLING,
     "reinforce": RL,
-    "chains": SAMPLING,
-    "cold_start": ("actor.sft_optim", "actor.freeze"),
+    "chains": ("pipeline.cold_start.chain_questions", "pipeline.cold_start.chain_samples", *SAMPLING),
+    "cold_start": (
+        *(
+            f"pipeline.cold_start.{name}"
+            for name in (
+                *("audio_questions", "hearing_prompts", "silent_prompts", "careless_prompts"),
+                *("mix", "steps", "batch", "lr", "warmup"),
+            )
+        ),
+        *SUPERVISED,
+    ),
     "perceive": ("pipeline.perceive", *SAMPLING),
     "distil": ("pipeline.distil", *SAMPLING),
-    "refine": ("pipeline.refine", "actor.sft_optim", "actor.freeze"),
-    "align": ("pipeline.align", "actor.freeze", *SAMPLING),
+    "refine": ("pipeline.refine", *SUPERVISED),
+    "align": ("pipeline.align", "actor.sft_optim", "actor.freeze", *SAMPLING),
     "export": (),
 }
 
@@ -105,9 +122,9 @@ def _mgrd(config: ExperimentConfig) -> Iterator[Stage]:
     if start.enabled:
         chains = start.mix.audio_reasoning > 0
         if chains:
-            yield Stage("cold_start.chains", "chains", own="pipeline.cold_start")
+            yield Stage("cold_start.chains", "chains")
         needs = ("cold_start.chains",) if chains else ()
-        yield Stage("cold_start.sft", "cold_start", own="pipeline.cold_start", needs=needs, trains=True)
+        yield Stage("cold_start.sft", "cold_start", needs=needs, trains=True)
         if start.reinforce.updates:
             yield Stage("cold_start.select", "select", own="pipeline.cold_start.select")
             yield Stage(

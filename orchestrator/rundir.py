@@ -101,16 +101,17 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def read_updates(self) -> list[dict[str, Any]]:
+        """Records of all stages, by number of the policy update."""
         if not self.updates_file.exists():
             return []
         lines = self.updates_file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline was never completed
+        records = [json.loads(line) for line in lines[:-1]]  # what follows the last newline was never completed
+        return sorted(records, key=lambda record: record["update"])
 
-    def keep_updates_through(self, update: int) -> list[dict[str, Any]]:
-        """Forget records after `update`: a resumed run writes them again. Returns what is kept."""
-        kept = [record for record in self.read_updates() if record["update"] <= update]
+    def drop_updates_after(self, update: int, stage: str) -> None:
+        """Forget a stage's records after `update`: it writes them again. Records of other stages stay."""
+        kept = [r for r in self.read_updates() if r["update"] <= update or r.get("stage", stage) != stage]
         write_atomic(self.updates_file, "".join(json.dumps(record) + "\n" for record in kept))
-        return kept
 
     def store_trajectories(self, name: str, trajectories: Sequence[StoredTrajectory]) -> None:
         """What was sampled and how it was judged, for `mgrd rewards diff`; same name, same place."""

@@ -48,7 +48,8 @@ class StageWatch:
             record[ALARM] = {"name": self.alarm.name, "reason": self.alarm.reason}
 
     def pause(self, scored: Sequence[Scored], tracker: RunTracker) -> RunPaused:
-        """The error to raise on `self.alarm`, after its evidence is left. Call it when a checkpoint of the update exists."""
+        """The error to raise on `self.alarm`, when a checkpoint of the update exists; its evidence is left before that, so that a
+        process that dies in between does the update, and the alarm, again."""
         assert self.alarm is not None
         return pause(
             self.alarm, self.records, scored, config=self.config, stage=self.stage, root=self.root, tracker=tracker
@@ -87,8 +88,8 @@ def pause(
 ) -> RunPaused:
     """Leave the evidence in the run's directory and with the stage's MLflow run; returns the error to raise.
 
-    records: of the stage, the one that raised the alarm last; scored: the trajectories of that policy update. Call it when a
-    checkpoint of the update exists: `mgrd resume` goes on from there.
+    records: of the stage, the one that raised the alarm last; scored: the trajectories of that policy update. The caller raises
+    it once a checkpoint of the update exists: `mgrd resume` goes on from there.
     """
     left = evidence(alarm, records, config, stage)
     text = json.dumps(left, indent=1, ensure_ascii=False)

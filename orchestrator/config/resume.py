@@ -53,6 +53,28 @@ def resumed_config(directory: Path, overrides: Sequence[str]) -> ExperimentConfi
     return checked(dataclasses.replace(config, run=run))
 
 
+def lasting(config: ExperimentConfig) -> ExperimentConfig:
+    """The configuration as it is stored: without what holds for one start only."""
+    run = dataclasses.replace(config.run, resume=False, redo=False)
+    return dataclasses.replace(config, run=run, reward=dataclasses.replace(config.reward, accept_changes=False))
+
+
+def refuse_another_run(stored: ExperimentConfig, config: ExperimentConfig) -> None:
+    """Raises ConfigError when the directory holds a run of another seed, recipe or model: going on would throw its stages away."""
+    pairs = (
+        ("run.seed", stored.run.seed, config.run.seed),
+        ("pipeline.recipe", stored.pipeline.recipe, config.pipeline.recipe),
+        ("model.name", stored.model.name, config.model.name),
+        ("model.path", stored.model.path, config.model.path),
+    )
+    found = [f"{key} was {before!r}, is {now!r}" for key, before, now in pairs if before != now]
+    if found:
+        raise ConfigError(
+            f"the run to resume is another one: {'; '.join(found)}. Go on with `mgrd resume RUN_DIR`, which takes the stored "
+            "configuration, or choose another run.dir"
+        )
+
+
 def _apply(composed: DictConfig, override: str) -> None:
     """Set or delete one key in place."""
     key = override.partition("=")[0].lstrip("+~")

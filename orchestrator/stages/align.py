@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from actor import DpoSpec, PreferencePair
+from actor import DpoSpec, PreferencePair, StageSettings
 from orchestrator import chaos
 from orchestrator.distillation.pairs import MinedPair, error_rate, false_or_empty, merge_earlier, mine_pairs
 from orchestrator.rundir import STEP_PREFIX
@@ -106,15 +106,17 @@ def _train(context: StageContext, mined: Sequence[MinedPair]) -> dict[str, Any]:
         PreferencePair(str(i), p.prompt_ids, p.chosen_ids, p.rejected_ids, p.feature_keys) for i, p in enumerate(mined)
     ]
     steps: list[dict[str, float]] = list(context.progress.get("steps", []))
-    if not steps:
-        optim = supervised_optim(parts.config, config.lr, config.warmup, config.steps)
-        parts.trainer.reset_optimizer("dpo", optim, dpo=DpoSpec(config.beta, config.label_smoothing, config.sft_coef))
+    optim = supervised_optim(parts.config, config.lr, config.warmup, config.steps)
+    dpo = DpoSpec(config.beta, config.label_smoothing, config.sft_coef)
+    if context.progress:
+        context.resume(StageSettings("dpo", optim, dpo=dpo))
+        reference = json.loads((context.folder / REFERENCE_FILE).read_text(encoding="utf-8"))
+        context.files.append(REFERENCE_FILE)
+    else:
+        parts.trainer.reset_optimizer("dpo", optim, dpo=dpo)
         reference = parts.trainer.reference_log_probs(pairs)
         context.write(REFERENCE_FILE, json.dumps(reference))
         context.keep({"mined": context.counts, "steps": []}, f"{STEP_PREFIX}align_{0:06d}")
-    else:
-        reference = json.loads((context.folder / REFERENCE_FILE).read_text(encoding="utf-8"))
-        context.files.append(REFERENCE_FILE)
     pairs = [
         dataclasses.replace(pair, reference_chosen=good, reference_rejected=bad)
         for pair, (good, bad) in zip(pairs, reference, strict=True)

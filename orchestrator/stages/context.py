@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from actor import StageSettings
     from orchestrator.data_stage import Questions
     from orchestrator.parts import Parts
     from orchestrator.pipeline import Stage
@@ -25,8 +26,8 @@ class StageContext:
 
     folder: its own, for files; progress: what an interrupted attempt kept, {} on a fresh start; results: of the stages that it
     needs, by name; model: name of the weights that engines and trainer hold, "" for the base; version: of these weights;
-    models: names of checkpoints of earlier training stages, in order; counts, files: for its manifest; changed: the run was
-    resumed with another configuration.
+    models: names of checkpoints of earlier training stages, in order; updates_before: policy updates of the run before this
+    stage; counts, files: for its manifest; changed: the run was resumed with another configuration.
     """
 
     stage: Stage
@@ -38,9 +39,11 @@ class StageContext:
     model: str
     version: int
     models: tuple[str, ...]
+    updates_before: int
     changed: bool
     _keep: Keep
     _borrow: Callable[[str], int]
+    _resume: Callable[[StageSettings | None], int]
     counts: dict[str, Any] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
@@ -52,6 +55,11 @@ class StageContext:
     def borrow(self, model: str) -> int:
         """Let engines and trainer hold the weights of an earlier stage (or `self.model` again); returns their version."""
         return self._borrow(model)
+
+    def resume(self, settings: StageSettings | None = None) -> None:
+        """Trainer and engines go on at the checkpoint that `progress` was kept with; settings: of the trainer's stage, as they are
+        asked for now. A stage that trains calls this first when it has progress."""
+        self.version = self._resume(settings)
 
     def next_version(self) -> int:
         """The version after the present one, for weights that are about to be published."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from actor import Experience, PPOSpec
+from actor import Experience, PPOSpec, StageSettings
 from orchestrator import chaos
 from orchestrator.config.recipe import ReinforceConfig
 from orchestrator.datasets.cursor import Cursor
@@ -64,12 +64,12 @@ class Reinforce:
         self.config = settings
         self.pool = list(pool)
         self.cursor = Cursor(len(pool), derive(self.parts.config.run.seed, *_cursor_name(context.stage)))
-        self.first = context.stage.first_update
+        self.first = context.progress.get("first", context.updates_before)
         self.done = context.progress.get("update", self.first)
         if context.progress:
             self.cursor.load_state_dict(context.progress["cursor"])
         directory, sentinels = self.parts.directory, self.parts.config.pipeline.sentinels
-        before = [record for record in directory.read_updates() if self.first < record["update"] <= self.done]
+        before = [r for r in directory.read_updates() if self.first < r["update"] <= self.done and self._is_mine(r)]
         self.watch = StageWatch(before, sentinels, context.stage.name, directory.root)
 
     @property
@@ -79,11 +79,13 @@ class Reinforce:
     def run(self) -> dict[str, Any]:
         """All remaining policy updates of the stage."""
         parts, last = self.parts, self.first + self.config.updates
-        if not self.context.progress:
+        if self.context.progress:
+            self.context.resume(StageSettings("ppo", ppo=self._ppo()))
+        else:
             parts.ledger.rewind(self.first)  # the stage may have been done before, with other settings
             parts.trainer.reset_optimizer("ppo", ppo=self._ppo())
             self._checkpoint(self.first)
-        parts.directory.keep_updates_through(self.done)
+        parts.directory.drop_updates_after(self.done, self.context.stage.name)
         if self.context.changed:
             parts.ledger.discard_after(self.done)  # sampled by weights that this run will not have
         with parts.progress.bar(f"{self.context.stage.name} (PPO)", self.config.updates) as advance:
@@ -94,6 +96,9 @@ class Reinforce:
         self.context.counts = {"pool": len(self.pool), "policy_updates": self.config.updates}
         return {"updates": last - self.first, "last_update": last, "version": self.version}
 
+    def _is_mine(self, record: dict[str, Any]) -> bool:
+        return record.get("stage", self.context.stage.name) == self.context.stage.name
+
     def _ppo(self) -> PPOSpec | None:
         """PPO's settings where the stage has its own weight of the KL penalty (Step-Audio-R1.5: KL is a matter of the stage)."""
         if self.config.kl_coef is None:
@@ -102,7 +107,8 @@ class Reinforce:
 
     def _checkpoint(self, number: int) -> None:
         """Weights, optimizer and random state with the cursor, under the number of the policy update."""
-        self.context.keep({"update": number, "cursor": self.cursor.state_dict()}, f"{CHECKPOINT_PREFIX}{number:06d}")
+        progress = {"first": self.first, "update": number, "cursor": self.cursor.state_dict()}
+        self.context.keep(progress, f"{CHECKPOINT_PREFIX}{number:06d}")
         self.parts.ledger.acknowledge(number)
 
     def policy_update(self, number: int) -> dict[str, Any]:
@@ -129,10 +135,11 @@ class Reinforce:
         self.done = number
         record = self.record(number, scored, report.metrics, difference, clock)
         last = self.first + self.config.updates
-        if number % self.parts.config.run.checkpoint_every == 0 or number == last or self.watch.alarm:
+        pause = self.watch.pause(scored, self.parts.tracker) if self.watch.alarm else None
+        if number % self.parts.config.run.checkpoint_every == 0 or number == last or pause:
             self._checkpoint(number)
-        if self.watch.alarm:
-            raise self.watch.pause(scored, self.parts.tracker)
+        if pause:
+            raise pause
         return record
 
     def collect(self, number: int, questions: Sequence[Question]) -> tuple[list[Trajectory], list[Any]]:
@@ -223,7 +230,7 @@ class Reinforce:
         metrics["tokens_per_second"] = metrics["tokens/total"] / total
         metrics["generated_tokens_per_second"] = metrics["tokens/response"] / max(seconds["generate"], 1e-9)
         metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
-        record = {"update": number, "version": self.version, "metrics": metrics}
+        record = {"update": number, "stage": self.context.stage.name, "version": self.version, "metrics": metrics}
         self.watch.note(record)
         self.parts.directory.append_update(record)
         self.parts.tracker.log(number, metrics)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actor import OptimSpec, SftExample
+from actor import OptimSpec, SftExample, StageSettings
 from orchestrator import chaos
 from orchestrator.rundir import STEP_PREFIX
 from orchestrator.stages.context import StageContext
@@ -38,7 +38,9 @@ def train(
     """One optimizer step for every batch of `plan` (indices into `examples`), then the weights go to the engines."""
     parts = context.parts
     losses: list[float] = list(context.progress.get("losses", []))
-    if not losses:
+    if losses:
+        context.resume(StageSettings("sft", optim))
+    else:
         parts.trainer.reset_optimizer("sft", optim)
     every = parts.config.run.checkpoint_every
     with parts.progress.bar(title, len(plan)) as advance:

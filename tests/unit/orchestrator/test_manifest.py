@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.manifest import Manifest, digest_of, file_digest, mismatch, read_manifest
+from orchestrator.manifest import Manifest, digest_of, file_digest, inputs_of, mismatch, read_manifest, weights_digest
 
 SETTINGS = {"pipeline.distil": {"samples": 8}, "rollout.temperature": 1.0}
 INPUTS = {"train": "a" * 64, "model": "b" * 64}
@@ -80,3 +80,30 @@ def test_the_digest_is_of_what_was_made_not_of_when(made):
     assert dataclasses.replace(manifest, seconds=9.0, mlflow_run="r2").digest == manifest.digest
     assert dataclasses.replace(manifest, counts={"kept": 2}).digest != manifest.digest
     assert dataclasses.replace(manifest, weights_version=4).digest != manifest.digest
+
+
+def test_a_stage_depends_on_its_model_and_what_it_needs_not_on_other_uses_of_the_model(made):
+    trained = dataclasses.replace(made[0], stage="t1.refine", model="t1.refine")
+    evaluated = dataclasses.replace(made[0], stage="evaluate.t1", model="t1.refine")
+    known = {"t1.refine": trained, "evaluate.t1": evaluated, "t1.select": made[0]}
+
+    def inputs(**changed: Manifest) -> dict[str, str]:
+        return inputs_of(["t1.select"], {"train": "d"}, "t1.refine", "base", known | changed)
+
+    again = dataclasses.replace(evaluated, settings_sha256="other")
+    assert inputs() == inputs(**{"evaluate.t1": again})
+    assert inputs()["model"] != inputs(**{"t1.refine": dataclasses.replace(trained, settings_sha256="other")})["model"]
+    assert inputs()["t1.select"] != inputs(**{"t1.select": dataclasses.replace(made[0], counts={})})["t1.select"]
+    assert inputs_of([], {}, "", "base", known) == {"model": "base"}
+
+
+def test_the_digest_of_a_model_folder_sees_every_file(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(3 << 20))
+    (tmp_path / "config.json").write_text("{}")
+    before = weights_digest(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    changed = weights_digest(tmp_path)
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    assert len({before, changed, weights_digest(tmp_path)}) == 3

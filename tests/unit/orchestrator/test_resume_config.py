@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import REFUSED, app
 from orchestrator.config.compose import compose_config, from_yaml, to_yaml
-from orchestrator.config.resume import resumed_config
+from orchestrator.config.resume import lasting, refuse_another_run, resumed_config
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import ConfigError
 
@@ -122,3 +122,16 @@ def test_a_reward_may_not_take_the_name_of_a_figure_of_the_whole_reward(name: st
 def test_a_sentinel_threshold_out_of_range_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=f"pipeline.sentinels.{override.partition('=')[0]} = "):
         compose_config([f"pipeline.sentinels.{override}"])
+
+
+def test_what_holds_for_one_start_is_not_stored():
+    config = compose_config(["experiment=demo", "run.resume=true", "run.redo=true", "reward.accept_changes=true"])
+    assert lasting(config) == compose_config(["experiment=demo"])
+
+
+@pytest.mark.parametrize("override", ["run.seed=12", "pipeline.recipe=mgrd", "model.path=/elsewhere"])
+def test_another_run_is_not_taken_for_the_stored_one(override):
+    stored = compose_config(["experiment=demo"])
+    refuse_another_run(stored, compose_config(["experiment=demo", "pipeline.select.questions=100"]))
+    with pytest.raises(ConfigError, match="the run to resume is another one"):
+        refuse_another_run(stored, compose_config(["experiment=demo", override]))

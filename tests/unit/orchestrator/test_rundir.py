@@ -40,9 +40,18 @@ def test_an_update_record_cut_off_by_a_crash_is_not_read(tmp_path):
     with directory.updates_file.open("a") as file:
         file.write('{"update": 4, "metr')
     assert [r["update"] for r in directory.read_updates()] == [1, 2, 3]
-    assert [r["update"] for r in directory.keep_updates_through(2)] == [1, 2]
+    directory.drop_updates_after(2, "reinforce")
     directory.append_update({"update": 3})
     assert [r["update"] for r in directory.read_updates()] == [1, 2, 3]
+
+
+def test_a_stage_that_is_done_anew_drops_its_own_records_alone(tmp_path):
+    directory = RunDirectory(tmp_path)
+    for number, stage in ((1, "t1"), (2, "t1"), (3, "t2")):
+        directory.append_update({"update": number, "stage": stage})
+    directory.drop_updates_after(0, "t1")
+    directory.append_update({"update": 1, "stage": "t1"})
+    assert [(r["update"], r["stage"]) for r in directory.read_updates()] == [(1, "t1"), (3, "t2")]
 
 
 def test_a_checkpoint_exists_under_its_name_only_when_whole(tmp_path):
