@@ -19,6 +19,7 @@ import numpy as np
 from actor import TrainerGroup
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.datasets.identity import prompt_digest
 from orchestrator.errors import RunFailed
 from orchestrator.progress import Advance, ProgressView
 from orchestrator.rundir import RunDirectory
@@ -102,7 +103,7 @@ class Parts:
         self.rewards = RewardService(dataclasses.replace(reward, spec=spec))
         self.judge = Judge(self.rewards, self.think, config.reward.max_invalid_share)
         self._examiner: Judge | None = None
-        self._prompts: dict[str, Prompt] = {}
+        self._prompts: dict[str, Prompt] = {}  # by digest of what was asked
         self.pool: RolloutPool
         self.ledger: Ledger
 
@@ -157,15 +158,20 @@ class Parts:
         return self._examiner
 
     def prompts(self, questions: Sequence[Question]) -> list[Prompt]:
-        """Token ids of questions. Encoder features that are not in the cache yet are computed, with a bar when they are many."""
-        new = [question for question in questions if question.id not in self._prompts]
-        audio = list({ref.sha256: ref for question in new for ref in question.clips}.values())
+        """Token ids of questions, kept by what decides them and not by id. Encoder features that are not in the cache yet are
+        computed, with a bar when they are many."""
+        digests = [prompt_digest(question) for question in questions]
+        new = {d: q for d, q in zip(digests, questions, strict=True) if d not in self._prompts}
+        audio = list({ref.sha256: ref for question in new.values() for ref in question.clips}.values())
         refs = self._encode(audio) if audio else {}
-        for question in new:
+        for digest, question in new.items():
             clips = [refs[ref.sha256] for ref in question.clips]
             chunks = [chunk for clip in clips for chunk in clip]
-            self._prompts[question.id] = self.builder.build(question, chunks, [len(clip) for clip in clips])
-        return [self._prompts[question.id] for question in questions]
+            self._prompts[digest] = self.builder.build(question, chunks, [len(clip) for clip in clips])
+        return [
+            dataclasses.replace(self._prompts[digest], question_id=question.id)
+            for digest, question in zip(digests, questions, strict=True)
+        ]
 
     def _encode(self, audio: Sequence[AudioRef]) -> dict[str, list[FeatureRef]]:
         if len(audio) < FEW_CLIPS:

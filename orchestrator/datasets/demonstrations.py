@@ -108,7 +108,7 @@ def _line(item: Demonstration, folder: Path) -> str:
 
 
 def _ids_of_two_questions(path: Path, found: Sequence[tuple[int, Demonstration]]) -> list[Problem]:
-    """A problem for every id that an earlier line gives to another question: prompts are kept by id."""
+    """A problem for every id that an earlier line gives to another question."""
     first: dict[str, Question] = {}
     different: list[tuple[int, Question]] = []
     for line, item in found:

@@ -1,7 +1,8 @@
 """Self-cognition questions on the clips of audio questions (Step-Audio-R1, section 6.3), and good replies to them.
 
 Neighbours: `wordings` has the texts; stages sample these prompts, count denials, mine pairs from the replies. Invariants: pure; one
-prompt a clip; what a clip is asked depends on seed, split and the question's id alone, not on what else is asked.
+prompt a clip; what a clip is asked depends on seed, split and the question's id alone, not on what else is asked; an id names the
+wording, too, so that a clip asked in two wordings makes two questions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def hearing_prompts(questions: Sequence[Question], seed: int, split: str) -> lis
 
     Questions without audio, with several clips, with earlier turns or without events are passed over; of several about one clip the
     first counts. The answer is the kind of the first event; truth, clip and domain are kept. split: `train` or `held_out`, whose
-    wordings are taken. Raises ValueError for another split.
+    wordings are taken. An id is `{split}-hearing-{id of the question without its split}-{number of the wording}`. Raises ValueError
+    for another split.
     """
     if split not in WORDINGS:
         raise ValueError(f"hearing prompts have the splits {', '.join(WORDINGS)}, not {split!r}")
@@ -38,10 +40,11 @@ def hearing_prompts(questions: Sequence[Question], seed: int, split: str) -> lis
             continue
         asked.add(clip.sha256 or clip.path)
         wordings = WORDINGS[split]
+        wording = derive(seed, NAME, split, question.id) % len(wordings)
         out.append(
             Question(
-                id=f"{split}-hearing-{question.id.removeprefix(f'{split}-')}",
-                prompt=wordings[derive(seed, NAME, split, question.id) % len(wordings)],
+                id=f"{split}-hearing-{question.id.removeprefix(f'{split}-')}-{wording:02d}",
+                prompt=wordings[wording],
                 answer=events[0]["kind"],
                 answer_kind=AnswerKind.EXACT,
                 audio=question.audio,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.datasets.identity import prompt_digest
 from orchestrator.parts import Parts
 from rollout import AudioRef, FeatureRef, PromptBuilder
 from rollout.messages import AnswerKind, Question, Turn
@@ -31,6 +36,47 @@ def test_text_rows_never_ask_for_features() -> None:
     first, second = parts.prompts([text("a"), text("b")])
     assert first.feature_keys == second.feature_keys == ()
     assert first.compact_ids == first.expanded_ids
+
+
+def test_questions_of_one_id_keep_their_own_words_and_one_question_of_two_ids_is_encoded_once() -> None:
+    builds: list[str] = []
+    parts = parts_with(SimpleNamespace())
+    build = parts.builder.build
+    parts.builder.build = lambda question, *rest: builds.append(question.id) or build(question, *rest)
+    plus, minus = text("a"), dataclasses.replace(text("a"), prompt="3 - 1?")
+    (first,) = parts.prompts([plus])
+    (second,) = parts.prompts([minus])
+    assert first.compact_ids != second.compact_ids
+    (renamed,) = parts.prompts([text("b")])
+    assert renamed == dataclasses.replace(first, question_id="b")
+    assert builds == ["a", "a"]
+
+
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt": st.sampled_from(["3 + 4?", "3 - 1?"]),
+        "choices": st.sampled_from([(), ("7", "8"), ("8", "7"), ("7 8",)]),
+        "audio": st.sampled_from([(), (AudioRef("x", "dog", 1.0),), (AudioRef("y", "bell", 1.0),)]),
+        "history": st.sampled_from(
+            [
+                (),
+                (Turn("human", "Hi!"),),
+                (Turn("assistant", "Hi!"),),
+                (Turn("human", "Hi!", (AudioRef("x", "dog", 1.0),)),),
+            ]
+        ),
+    },
+)
+
+
+@given(CHANGES, CHANGES)
+def test_a_digest_tells_prompts_apart_and_nothing_else(one: dict[str, Any], other: dict[str, Any]) -> None:
+    first, second = (dataclasses.replace(text("a"), **fields) for fields in (one, other))
+    assert (prompt_digest(first) == prompt_digest(second)) == (first == second)
+    moved = [AudioRef("elsewhere", clip.sha256, 2.0) for clip in first.clips]
+    renamed = dataclasses.replace(first.with_clips(moved), id="b", answer="8", truth={"events": []}, split="train")
+    assert prompt_digest(renamed) == prompt_digest(first)
 
 
 def test_clips_of_all_turns_are_encoded_once_and_keep_their_order() -> None:

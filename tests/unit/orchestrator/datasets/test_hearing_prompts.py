@@ -44,7 +44,7 @@ def test_a_prompt_asks_openly_about_the_clip_and_keeps_its_truth() -> None:
     source = heard(7, "owl", "bell")
     (prompt,) = hearing_prompts([source], 3, "train")
     assert (prompt.id, prompt.task, prompt.dataset) == (
-        "train-hearing-00007-order",
+        f"train-hearing-00007-order-{WORDINGS['train'].index(prompt.prompt):02d}",
         "self_cognition",
         "hearing_prompts",
     )
@@ -61,7 +61,14 @@ def test_every_clip_is_asked_once_and_questions_that_do_not_fit_are_passed_over(
     no_events = heard(4, truth={"seconds": 2.0})
     earlier_clip = heard(5, "dog", history=(Turn("human", "Listen.", heard(6).audio),))
     asked = hearing_prompts([heard(1, "dog"), same_clip, no_clip, two_clips, no_events, earlier_clip], 0, "train")
-    assert [prompt.id for prompt in asked] == ["train-hearing-00001-order"]
+    assert [prompt.id[:-3] for prompt in asked] == ["train-hearing-00001-order"]
+
+
+@pytest.mark.parametrize("split", sorted(WORDINGS))
+def test_prompts_about_one_clip_share_an_id_only_when_they_share_the_wording(split: str) -> None:
+    asked = [hearing_prompts([heard(1, "dog")], seed, split)[0] for seed in range(60)]
+    assert len({(prompt.id, prompt.prompt) for prompt in asked}) == len({prompt.id for prompt in asked})
+    assert {prompt.prompt for prompt in asked} == set(WORDINGS[split])
 
 
 def test_what_a_clip_is_asked_does_not_depend_on_the_other_clips() -> None:
