@@ -20,7 +20,7 @@ help:
 	@echo
 	@echo "  make demo                        set up, train on real recordings, evaluate, print what happened (10 minutes on 2 cores)"
 	@echo "  make demo SEED=11 RUN_DIR=runs/a  another seed, another place for the run"
-	@echo "  make test                        set up if need be, run all tests (up to 15 minutes)"
+	@echo "  make test                        set up if need be, run all tests on two cores (up to 20 minutes)"
 	@echo "  make test ARGS='-m \"not slow\"'    only the tests that start no engine, trainer or server (ARGS go to pytest)"
 	@echo "  make lint                        style and types"
 	@echo "  make format                      let ruff format the code"
@@ -36,7 +36,7 @@ demo: venv
 	$(bin)/mgrd run experiment=demo $(if $(SEED),run.seed=$(SEED)) $(if $(RUN_DIR),run.dir=$(RUN_DIR)) $(ARGS)
 
 test: venv
-	$(bin)/python -m pytest $(ARGS)
+	$(bin)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: venv
 	$(bin)/ruff check $(code)
