@@ -74,7 +74,7 @@ class DistilSettings:
     """The filters in their order, and the limits behind them.
 
     near_duplicate: similarity 0..1 (1: exact duplicates only); max_chains: kept for one question (0: all); seed: who stays when
-    there are too many; direct: data sets whose questions may be answered without reasoning.
+    there are too many; direct: data sets whose questions may be answered without reasoning (they stand beside the balance of tasks).
     """
 
     rules: tuple[FilterRule, ...]
@@ -118,10 +118,12 @@ def distil(groups: Sequence[Sequence[Scored]], settings: DistilSettings, provena
     passed = [scored for scored, decision in zip(asked, decisions, strict=True) if decision.kept]
     unique = dedupe(passed, settings.near_duplicate)
     few = at_most_a_question(unique.kept, settings.max_chains, settings.seed) if settings.max_chains else unique.kept
-    balanced = balance_tasks(few, settings.balance, settings.seed)
+    reasoned = [scored for scored in few if scored.question.dataset not in settings.direct]
+    over = _ids(reasoned) - _ids(balance_tasks(reasoned, settings.balance, settings.seed))
+    balanced = [scored for scored in few if scored.trajectory.id not in over]
     fates |= unique.dropped
     fates |= dict.fromkeys(_ids(unique.kept) - _ids(few), OVER_QUESTION_CAP)
-    fates |= dict.fromkeys(_ids(few) - _ids(balanced), OVER_TASK_CAP)
+    fates |= dict.fromkeys(over, OVER_TASK_CAP)
     tasks: dict[str, list[str]] = defaultdict(list)
     for scored in asked:
         tasks[scored.question.task].append(fates[scored.trajectory.id])

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
 from orchestrator.stages.scoring import CORRECTNESS, Scored
-from rewards import stated_claims, true_share
+from rewards import true_share
 
 KEPT, INVALID, UNFINISHED, NOT_WELL_FORMED, LENGTH = "kept", "invalid", "unfinished", "not_well_formed", "length"
 CORRECT = "correct"
 GROUNDING_TRUE_SHARE, TRUE_SHARE, STATED = "grounding/true_share", "perceptions/true_share", "perceptions/stated"
-REPLY_TRUE_SHARE = "reply/true_share"
+RESPONSE_TRUE_SHARE = "response/true_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,9 @@ def component(scored: Scored, name: str) -> float | None:
     """What a rule looks at; None when the verdict does not have it.
 
     `correct`: the component that says whether the reply is right (`answer`, else `math`); `grounding/true_share`: true of the
-    checked statements, 0 when none could be checked; `perceptions/true_share` and `perceptions/stated`: of the claims that the
-    question's truth can tell; `reply/true_share`: true of the claims in the reply itself, 0 when it makes none.
+    checked statements, 1 when none could be checked (nothing is false, `grounding` says that too little is stated);
+    `perceptions/true_share` and `perceptions/stated`: of the claims that the question's truth can tell;
+    `response/true_share`: true of the claims in reasoning and reply, what a list leaves out included, 0 when they make none.
     """
     derived = DERIVED.get(name)
     return derived(scored) if derived else scored.verdict.components.get(name)
@@ -148,7 +149,7 @@ def _grounding_true_share(scored: Scored) -> float | None:
     if "grounding/true" not in components or "grounding/checked" not in components:
         return None
     checked = components["grounding/checked"]
-    return components["grounding/true"] / checked if checked else 0.0
+    return components["grounding/true"] / checked if checked else 1.0
 
 
 def _true_share(scored: Scored) -> float | None:
@@ -161,12 +162,14 @@ def _stated(scored: Scored) -> float | None:
     return float(scored.stated_claims) if scored.question.truth else None
 
 
-def _reply_true_share(scored: Scored) -> float | None:
-    if not scored.question.truth:
+def response_true_share(scored: Scored) -> float | None:
+    """Of the perceptions stated in reasoning and reply, those that are true; what a list leaves out counts as false. 0 when nothing is
+    stated; None when the question's truth has no events."""
+    question, sample = scored.question, scored.sample
+    if "events" not in question.truth:
         return None
-    claims = stated_claims(scored.sample.reply)
-    true, _ = true_share(scored.sample.reply, scored.question.truth, scored.question.task)
-    return true / len(claims) if claims else 0.0
+    true, stated = true_share(f"{sample.reasoning}\n{sample.reply}", question.truth, question.task)
+    return true / stated if stated else 0.0
 
 
 DERIVED: Mapping[str, Callable[[Scored], float | None]] = {
@@ -174,5 +177,5 @@ DERIVED: Mapping[str, Callable[[Scored], float | None]] = {
     GROUNDING_TRUE_SHARE: _grounding_true_share,
     TRUE_SHARE: _true_share,
     STATED: _stated,
-    REPLY_TRUE_SHARE: _reply_true_share,
+    RESPONSE_TRUE_SHARE: response_true_share,
 }

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.distillation.filters import response_true_share
 from orchestrator.errors import MgrdError
 from orchestrator.seeds import derive
 from orchestrator.stages.plans import mean_and_error
 from orchestrator.stages.scoring import Scored
-from rewards import true_share
 
 SELF_COGNITION = "self_cognition"
 USES_HEARING = 1.0
@@ -182,11 +182,7 @@ def _bad(group: Sequence[Scored], seed: int) -> list[Scored]:
 
 def _is_true(scored: Scored) -> bool:
     """Whether reasoning and reply together state something and nothing false, omissions of a list included; True without a truth."""
-    question, sample = scored.question, scored.sample
-    if "events" not in question.truth:
-        return True
-    true, stated = true_share(f"{sample.reasoning}\n{sample.reply}", question.truth, question.task)
-    return 0 < stated == true
+    return response_true_share(scored) in (None, 1.0)
 
 
 def _drawn(scored: Scored, seed: int) -> tuple[int, str]:

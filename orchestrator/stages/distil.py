@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.config.recipe import DistilConfig
 from orchestrator.distillation.caps import TaskBalance
 from orchestrator.distillation.chains import Distilled, DistilSettings, Provenance, distil
-from orchestrator.distillation.filters import CORRECT, GROUNDING_TRUE_SHARE, REPLY_TRUE_SHARE, FilterRule, LengthBand
+from orchestrator.distillation.filters import CORRECT, GROUNDING_TRUE_SHARE, RESPONSE_TRUE_SHARE, FilterRule, LengthBand
 from orchestrator.errors import RunFailed
 from orchestrator.seeds import derive
 from orchestrator.stages.cold_start import drawn, hearing_questions
@@ -64,9 +64,9 @@ def rules(config: DistilConfig) -> tuple[FilterRule, ...]:
     if config.correct:
         found.append(FilterRule(CORRECT, min=PASSED, except_datasets=(HEARING,)))
     if config.grounding:
-        found.append(FilterRule("grounding", min=PASSED, except_datasets=(HEARING,)))
-        found.append(FilterRule(GROUNDING_TRUE_SHARE, min=PASSED, except_datasets=(HEARING,)))
-        found.append(FilterRule(REPLY_TRUE_SHARE, min=PASSED, only_datasets=(HEARING,)))
+        found.append(FilterRule(GROUNDING_TRUE_SHARE, min=PASSED, except_datasets=(HEARING,)))  # false
+        found.append(FilterRule("grounding", min=PASSED, except_datasets=(HEARING,)))  # states too little
+        found.append(FilterRule(RESPONSE_TRUE_SHARE, min=PASSED, only_datasets=(HEARING,)))
     if config.consistency:
         found.append(FilterRule("consistency", min=PASSED, except_datasets=(HEARING,)))
     if config.self_cognition:

@@ -136,10 +136,24 @@ def test_derived_components_are_shares_of_true_statements_and_correctness() -> N
     assert component(response(0, claims=(0, 0)), "perceptions/true_share") == 0.0
     assert (
         component(response(0, components={"grounding/true": 0.0, "grounding/checked": 0.0}), "grounding/true_share")
-        == 0.0
+        == 1.0  # nothing false; the rule `grounding` is about how much is stated
     )
     assert component(response(0, truth=False), "perceptions/true_share") is None
     assert component(response(0), "grounding/true_share") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("<think>\nA low tone.\n</think>\nI hear a flute.", 1.0),
+        ("<think>\nI hear a dog.\n</think>\nI hear a flute.", 0.5),
+        ("<think>\n\n</think>\nI hear a flute, then a dog.", 0.5),
+        ("<think>\n\n</think>\nA flute.", 0.0),
+    ],
+)
+def test_the_share_of_a_response_is_about_reasoning_and_reply(text: str, share: float) -> None:
+    assert component(response(0, text), "response/true_share") == share
+    assert component(response(0, text, truth=False), "response/true_share") is None
 
 
 @pytest.mark.parametrize("bounds", [{}, {"min": 1.0, "max": 0.0}, {"min": math.nan}])

@@ -112,6 +112,21 @@ def test_truth_filter_and_its_control_differ_by_that_rule_alone() -> None:
     assert [c.trajectory_id for c in distil(groups, DistilSettings(RULES), WHO).kept] == ["t/q/1"]
 
 
+def test_data_sets_answered_directly_neither_set_nor_meet_the_cap_of_a_task() -> None:
+    def asked(task: str, count: int, dataset: str = "") -> list[Scored]:
+        return [response(i, question=f"{task}{i}", task=task, dataset=dataset) for i in range(count)]
+
+    balance = TaskBalance(max_ratio=2.0)
+    audio = [*asked("word", 9), *asked("order", 3)]
+    for hearing in (1, 20):
+        both = [*audio[:5], *asked("self_cognition", hearing, "hearing_prompts"), *audio[5:]]
+        found = distil([both], DistilSettings((), balance=balance, direct=("hearing_prompts",)), WHO)
+        assert found.kept_by_task == {"word": 6, "order": 3, "self_cognition": hearing}
+        assert found.funnel["over_task_cap"] == 3 and sum(found.funnel.values()) == len(both)
+        kept = {chain.trajectory_id for chain in found.kept}
+        assert [c.trajectory_id for c in found.kept] == [s.trajectory.id for s in both if s.trajectory.id in kept]
+
+
 def test_two_responses_of_one_id_are_refused() -> None:
     with pytest.raises(ValueError, match="trajectory ids"):
         distil([[response(0)], [response(0)]], SETTINGS, WHO)

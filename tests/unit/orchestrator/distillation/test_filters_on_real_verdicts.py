@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from orchestrator.config.recipe import DistilConfig
 from orchestrator.distillation.chains import DistilSettings, Provenance, distil
-from orchestrator.distillation.filters import FilterRule, LengthBand
+from orchestrator.distillation.filters import LengthBand
 from orchestrator.distillation.pairs import error_rate, mine_pairs
 from orchestrator.hearing.contribution import shares_correct
 from orchestrator.hearing.perturb import Perturbation, perturbed
+from orchestrator.stages.distil import rules
 from orchestrator.stages.scoring import Scored, attach
 from rewards import RewardSpec, RewardTerm, make_sample
 from rewards.scorer import Scorer
@@ -24,15 +26,7 @@ from rollout.audio.decode import sha256_of_file
 RATE = 16_000
 NAMES = ("answer", "format", "think_present", "grounding", "consistency", "self_cognition", "repetition")
 SPEC = RewardSpec(tuple(RewardTerm(name, 0.1, "any") for name in NAMES), 10.0, 2048, 1)
-RULES = (
-    FilterRule("correct", min=1.0),
-    FilterRule("grounding", min=0.999),
-    FilterRule("grounding/stated", min=1.0),
-    FilterRule("grounding/true_share", min=1.0),
-    FilterRule("perceptions/true_share", min=1.0),
-    FilterRule("consistency", min=1.0),
-    FilterRule("self_cognition", min=1.0),
-)
+RULES = rules(DistilConfig())  # as the stage has them
 RESPONSES = [
     "<think>\nNote 1 is about 440 Hz. Note 2 is about 622 Hz. So second.\n</think>\nsecond",
     "<think>\nNote 1 is about 440 Hz. Note 2 is about 311 Hz. So second.\n</think>\nsecond",
@@ -90,7 +84,8 @@ def test_a_true_chain_is_kept_and_each_other_goes_for_its_own_reason(scorer: Sco
     assert [chain.text for chain in found.kept] == RESPONSES[:1]
     assert {reason: n for reason, n in found.funnel.items() if n} == {
         "correct": 2,
-        "grounding": 2,
+        "grounding/true_share": 1,
+        "grounding": 1,
         "consistency": 1,
         "kept": 1,
     }
