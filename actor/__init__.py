@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "messages": ["Experience", "PreferencePair", "SftExample", "UpdateReport"],
-        "specs": ["DpoSpec", "OptimSpec", "PPOSpec", "TrainerSpec"],
+        "specs": ["DpoSpec", "OptimSpec", "PPOSpec", "StageSettings", "TrainerSpec"],
         "group": ["TrainerDied", "TrainerGroup"],
         "publish": ["weights_payload"],
     },

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from actor.messages import Experience, PreferencePair, SftExample, UpdateReport
-from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, TrainerSpec
+from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, StageSettings, TrainerSpec
 from actor.worker import TrainerWorker, worker_environment
 
 if TYPE_CHECKING:
@@ -115,9 +115,13 @@ class TrainerGroup:
         """All ranks write a checkpoint into `directory` (the caller names it when this returns)."""
         self._call("save", str(directory))
 
-    def load(self, directory: str | Path) -> None:
-        """Continue from a checkpoint of this or another layout."""
-        self._call("load", str(directory))
+    def load(self, directory: str | Path, settings: StageSettings | None = None) -> None:
+        """Continue from a checkpoint of this or another layout.
+
+        settings: what its stage uses from here on instead of what the checkpoint stores; moments, step counts and the place
+        in the schedule stay. Settings of another stage raise TrainerDied, like every failed call. See `Trainer.load`.
+        """
+        self._call("load", str(directory), settings)
 
     def load_weights_only(self, directory: str | Path) -> None:
         """The actor's weights of a checkpoint; the present stage begins anew with them (fresh optimizer)."""

@@ -45,6 +45,7 @@ from rollout import (
 log = logging.getLogger(__name__)
 
 META_FILE = "trainer.json"
+REFERENCE = "reference"  # folder of a checkpoint, there only with a KL penalty
 WEIGHT_FILE = ".safetensors"  # in the name of weight files and of the index over their shards
 
 
@@ -207,24 +208,51 @@ class Trainer:
         for name, learner in self._learners():
             checkpoint.save(root / name, learner.model, learner.optimizer, self.world)
         if self.reference is not None:
-            checkpoint.save(root / "reference", self.reference, None, self.world)
+            checkpoint.save(root / REFERENCE, self.reference, None, self.world)
         if self.world.rank == 0:
             (root / META_FILE).write_text(json.dumps(self.settings.to_json() | {"format": checkpoint.FORMAT}))
 
-    def load(self, directory: str) -> None:
-        """Continue from what `save` wrote, in this or another layout. Raises CheckpointError."""
+    def load(self, directory: str, settings: StageSettings | None = None) -> None:
+        """Continue from what `save` wrote, in this or another layout.
+
+        settings: what the stage uses from here on, all of it (a None in it: the trainer's own); None: what the checkpoint
+        stores. Moments, step counts and the place in the schedule are the checkpoint's; rates, decay, PPO and DPO settings
+        are not. A KL penalty without a stored reference takes the loaded actor as its reference, with a warning. Raises
+        CheckpointError for damage, TrainerError for settings of another stage or that this trainer cannot work with.
+        """
         root = Path(directory)
         try:
-            settings = StageSettings.from_json(json.loads((root / META_FILE).read_text()))
-            ppo = settings.ppo_spec(self.spec)
+            stored = StageSettings.from_json(json.loads((root / META_FILE).read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise checkpoint.CheckpointError(f"{root} holds no complete trainer checkpoint: {error}") from error
-        self._begin(settings, ppo)
+        chosen = settings or stored
+        if chosen.stage != stored.stage:
+            raise TrainerError(
+                f"{root} was saved in stage {stored.stage!r} and cannot go on in stage {chosen.stage!r}; load it with its own "
+                "settings, then call reset_optimizer"
+            )
+        try:
+            ppo = chosen.ppo_spec(self.spec)
+        except ValueError as error:
+            raise TrainerError(f"{root} cannot be continued by this trainer: {error}") from error
+        self._begin(chosen, ppo)
         for name, learner in self._learners():
             checkpoint.load(root / name, learner.model, learner.optimizer, self.world)
         if self.reference is not None:
-            checkpoint.load(root / "reference", self.reference, None, self.world)
+            self._load_reference(root / REFERENCE, self.reference)
         self._bank.clear()
+
+    def _load_reference(self, folder: Path, reference: AudioGPT) -> None:
+        if folder.is_dir():
+            checkpoint.load(folder, reference, None, self.world)
+            return
+        log.warning(
+            "%s has no reference model, but kl_coef is %g: the actor just loaded becomes the reference, so the KL penalty pulls "
+            "towards the policy of this checkpoint, not of the stage's start",
+            folder.parent,
+            self.ppo.kl_coef,
+        )
+        self._copy(self.actor.model.state_dict(), reference)
 
     def load_weights_only(self, directory: str) -> None:
         """The actor's weights of what `save` wrote, in this or another layout; the present stage begins anew with them (fresh

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from actor.messages import Experience, PreferencePair, SftExample, UpdateReport
-from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, TrainerSpec
+from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, StageSettings, TrainerSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,8 +106,8 @@ class TrainerWorker:
     def save(self, directory: str) -> None:
         self._trainer.save(directory)
 
-    def load(self, directory: str) -> None:
-        self._trainer.load(directory)
+    def load(self, directory: str, settings: StageSettings | None = None) -> None:
+        self._trainer.load(directory, settings)
 
     def load_weights_only(self, directory: str) -> None:
         self._trainer.load_weights_only(directory)

@@ -77,7 +77,7 @@ def save(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: W
 
 
 def load(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: World, with_random: bool = True) -> None:
-    """Read what `save` wrote in any layout; optimizer None: weights alone.
+    """Read what `save` wrote in any layout; optimizer None: weights alone. A fresh optimizer keeps its own hyperparameters.
 
     Raises CheckpointError when it is incomplete or of another model.
     """
@@ -94,8 +94,7 @@ def load(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: W
         raise CheckpointError(f"cannot read trainer checkpoint {directory}: {error}") from error
     model.load_state_dict(loaded["model"])
     if optimizer is not None:
-        optimizer.megatron.load_state_dict(loaded["optimizer"])
-        optimizer.schedule.load_state_dict(loaded["schedule"])
+        optimizer.load(loaded)
     if not with_random:
         return
     if same_layout:
@@ -108,12 +107,7 @@ def load(directory: Path, model: AudioGPT, optimizer: Optimizer | None, world: W
 
 def _state(model: AudioGPT, optimizer: Optimizer | None, world: World, loading: bool) -> dict[str, Any]:
     sharded = model.sharded_state_dict(metadata=dict(CONTENT))
-    trained = {}
-    if optimizer is not None:
-        trained = {
-            "optimizer": optimizer.megatron.sharded_state_dict(sharded, is_loading=loading, metadata=dict(CONTENT)),
-            "schedule": optimizer.schedule.state_dict(),
-        }
+    trained = {} if optimizer is None else optimizer.state(sharded, dict(CONTENT), loading)
     return trained | {
         "format": FORMAT,
         "tensor_parallel": world.tensor_size,

@@ -2,7 +2,8 @@
 
 Neighbours: `actor.trainer` builds one a trained model and stage; `actor.megatron.checkpoint` saves it.
 Invariants: optimizer state has the layout that Apex and Transformer Engine give it (`step` in the parameter group), so that
-checkpoints move between machines with and without them; the learning rate of update k (from 1) is set before the update.
+checkpoints move between machines with and without them; the learning rate of update k (from 1) is set before the update;
+what is trained with (rates, betas, decay) is the spec's that an optimizer was built from, never a checkpoint's.
 """
 
 from __future__ import annotations
@@ -95,6 +96,10 @@ def _use_group_step_adam() -> None:
     cls.load_state_dict = torch.no_grad()(cls.load_state_dict)
 
 
+# What a checkpoint's parameter groups bring along but the spec decides; the schedule writes `lr` and `weight_decay`.
+OWN_HYPERPARAMETERS = ("max_lr", "min_lr", "betas", "eps")
+
+
 @dataclass(slots=True)
 class Optimizer:
     """A distributed optimizer with its schedule."""
@@ -107,6 +112,20 @@ class Optimizer:
         self.schedule.step(1)
         _, norm, _ = self.megatron.step()
         return float(norm), float(self.megatron.param_groups[0]["lr"])
+
+    def state(self, model_state: dict[str, Any], metadata: dict[str, Any], loading: bool) -> dict[str, Any]:
+        """What a checkpoint holds of it, beside the model's own sharded state."""
+        sharded = self.megatron.sharded_state_dict(model_state, is_loading=loading, metadata=metadata)
+        return {"optimizer": sharded, "schedule": self.schedule.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Moments and step counts of `state`, into a fresh optimizer; its own hyperparameters stay, and its own schedule goes
+        on at the stored number of updates."""
+        own = [{name: group[name] for name in OWN_HYPERPARAMETERS} for group in self.megatron.param_groups]
+        self.megatron.load_state_dict(state["optimizer"])
+        for group, values in zip(self.megatron.param_groups, own, strict=True):
+            group.update(values)
+        self.schedule.load_state_dict(state["schedule"])
 
 
 def wrap(model: torch.nn.Module) -> DistributedDataParallel:
@@ -151,5 +170,7 @@ def build_optimizer(ddp: DistributedDataParallel, spec: OptimSpec, dtype: torch.
         end_wd=spec.weight_decay,
         wd_incr_steps=spec.decay_updates,
         wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
     )
     return Optimizer(megatron, schedule)
