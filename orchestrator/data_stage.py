@@ -64,12 +64,12 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
 
 def _text_files(config: ExperimentConfig, progress: ProgressView) -> dict[str, Path]:
     """Text questions and conversations of the recipe `mgrd`, generated where the config names none."""
-    from orchestrator.datasets.text_reasoning import Difficulty
+    from orchestrator.datasets.text_reasoning import VERSION, Difficulty
 
     data, seed = config.data, config.data.build_seed
     size = f"{data.text_questions}-{data.text_held_out_questions}-{data.text_largest}-{data.text_factor}"
     folders = {
-        "text_reasoning": paths.cache_dir() / "data" / f"text_reasoning-{size}-seed{seed}",
+        "text_reasoning": paths.cache_dir() / "data" / f"text_reasoning-v{VERSION}-{size}-seed{seed}",
         "conversations": paths.cache_dir() / "data" / f"conversations-seed{seed}",
     }
     if not (data.text_train and data.text_held_out):

@@ -1,7 +1,8 @@
 """Builds the data set of text problems: train.jsonl, held_out.jsonl, manifest.json.
 
 Neighbours: `problems` draws, `verify` checks every answer, `folders` puts the files in place. Invariants: the same seed, sizes and
-difficulty give the same bytes; train and held out share no problem; the folder appears whole or not at all.
+difficulty give the same bytes; a problem is held out or not whatever seed, size and difficulty, so that no two sets share a problem
+across the border; a larger set holds a smaller one of the same seed; the folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ from rollout.messages import Question
 log = logging.getLogger(__name__)
 
 NAME = "text_reasoning"
+VERSION = 2  # of the drawing: builds of another version hold other problems
 TRAIN, HELD_OUT = 2000, 200  # questions
-FRUITLESS = 2000  # draws in a row without a new problem: then a family has given what it has
+SPLITS = ("held_out", "train")
+HELD_OUT_ONE_IN = 6  # problems; in all that can be drawn, not in a set
+FRUITLESS = (
+    2000 * HELD_OUT_ONE_IN
+)  # draws in a row without a new problem of a split: then a family has given what it has
 
 
 def build_text_reasoning(
@@ -53,31 +59,42 @@ def build_text_reasoning(
         for split, questions in splits.items():
             write_questions(folder / f"{split}.jsonl", questions)
         counts = {split: dict(Counter(q.task for q in questions)) for split, questions in splits.items()}
-        more = {"difficulty": dataclasses.asdict(difficulty), "splits": counts}
+        more = {"version": VERSION, "difficulty": dataclasses.asdict(difficulty), "splits": counts}
         write_manifest(folder, NAME, seed, more)
     say(f"{train + held_out} text problems in {out_dir}")
     return Path(out_dir).absolute()
 
 
 def text_questions(seed: int, sizes: dict[str, int], difficulty: Difficulty = EASY) -> dict[str, list[Question]]:
-    """Questions by split, none of whose problems comes twice in all. Raises DataError as `build_text_reasoning`."""
-    streams = {name: _different(name, seed, difficulty) for name in FAMILIES}
-    out: dict[str, list[Question]] = {}
-    for split, size in sizes.items():
-        out[split] = []
-        while len(out[split]) < size:
-            if not streams:
-                raise DataError(
-                    f"the families have {sum(map(len, out.values()))} different problems at {difficulty}, "
-                    f"{sum(sizes.values())} are wanted; ask for fewer or raise `largest`"
-                )
-            for name in list(streams):
-                problem = next(streams[name], None)
-                if problem is None:
-                    del streams[name]
-                elif len(out[split]) < size:
-                    out[split].append(_question(problem, split, len(out[split])))
-        random.Random(derive(seed, NAME, "order", split)).shuffle(out[split])
+    """Questions by split (`train`, `held_out`), none of whose problems comes twice in all. What a split holds depends on its own size
+    alone. Raises DataError as `build_text_reasoning`, ValueError for another split."""
+    if unknown := sorted(set(sizes) - set(SPLITS)):
+        raise ValueError(f"text problems have the splits {', '.join(SPLITS)}, not {', '.join(unknown)}")
+    return {split: _questions(seed, split, size, difficulty) for split, size in sizes.items()}
+
+
+def split_of(problem: Problem) -> str:
+    """`held_out` for one problem in `HELD_OUT_ONE_IN`, by its key alone."""
+    drawn = derive(0, NAME, problem.family, *map(str, problem.key))
+    return "train" if drawn % HELD_OUT_ONE_IN else "held_out"
+
+
+def _questions(seed: int, split: str, size: int, difficulty: Difficulty) -> list[Question]:
+    streams = {name: _different(name, seed, split, difficulty) for name in FAMILIES}
+    out: list[Question] = []
+    while len(out) < size:
+        if not streams:
+            raise DataError(
+                f"the families have {len(out)} different problems for {split} at {difficulty}, {size} are wanted; "
+                "ask for fewer or raise `largest`"
+            )
+        for name in list(streams):
+            problem = next(streams[name], None)
+            if problem is None:
+                del streams[name]
+            elif len(out) < size:
+                out.append(_question(problem, split, len(out)))
+    random.Random(derive(seed, NAME, "order", split)).shuffle(out)
     return out
 
 
@@ -86,15 +103,15 @@ def text_demonstrations(questions: Sequence[Question]) -> list[Demonstration]:
     return [Demonstration(q, reasoning_of(q), q.answer, TASK_REASONING) for q in questions]
 
 
-def _different(family: str, seed: int, difficulty: Difficulty) -> Iterator[Problem]:
-    """Problems of a family until `FRUITLESS` draws in a row bring none that is new."""
-    rng = random.Random(derive(seed, NAME, family))
+def _different(family: str, seed: int, split: str, difficulty: Difficulty) -> Iterator[Problem]:
+    """A family's problems of a split, until `FRUITLESS` draws in a row bring none that is new."""
+    rng = random.Random(derive(seed, NAME, family, split))
     seen: set[tuple[object, ...]] = set()
     fruitless = 0
     while fruitless < FRUITLESS:
         problem = FAMILIES[family](rng, difficulty)
         fruitless += 1
-        if problem.key not in seen:
+        if problem.key not in seen and split_of(problem) == split:
             seen.add(problem.key)
             fruitless = 0
             yield problem

@@ -26,6 +26,7 @@ from orchestrator.datasets.text_reasoning import (
     text_questions,
     verified,
 )
+from orchestrator.datasets.text_reasoning.build import HELD_OUT_ONE_IN, split_of
 from orchestrator.datasets.text_reasoning.problems import RELATIONS, UNITS
 from rewards.functions.answer import answer
 from rewards.parse import split_response
@@ -117,23 +118,57 @@ def test_units_are_those_that_sympy_knows() -> None:
     assert checked >= 8
 
 
+def key_of(question: Question) -> tuple[object, ...]:
+    """What is asked, whatever the order of the numbers in it; people and their order count."""
+    truth = question.truth
+    if "numbers" in truth:
+        return (truth["asked"], *sorted(truth["numbers"]))
+    if truth.get("sign") in ("+", "*"):
+        return (truth["sign"], *sorted((truth["a"], truth["b"])))
+    return (question.prompt,)
+
+
 def test_problems_of_the_two_splits_are_different_and_no_problem_comes_twice() -> None:
     splits = text_questions(5, {"held_out": 120, "train": 900})
     assert {name: len(items) for name, items in splits.items()} == {"held_out": 120, "train": 900}
 
-    def key(question: Question) -> tuple[object, ...]:
-        """What is asked, whatever the order of the numbers in it; people and their order count."""
-        truth = question.truth
-        if "numbers" in truth:
-            return (truth["asked"], *sorted(truth["numbers"]))
-        if truth.get("sign") in ("+", "*"):
-            return (truth["sign"], *sorted((truth["a"], truth["b"])))
-        return (question.prompt,)
-
-    keys = [key(q) for items in splits.values() for q in items]
+    keys = [key_of(q) for items in splits.values() for q in items]
     assert len(set(keys)) == len(keys)
-    assert {q.task for q in splits["held_out"]} == set(FAMILIES)
+    assert {q.task for q in splits["held_out"]} == {q.task for q in splits["train"]} == set(FAMILIES)
     assert all(q.dataset == "text_reasoning" and q.domain == "text" and not q.is_audio for q in splits["train"])
+
+
+@given(
+    seeds=st.tuples(st.integers(0, 50), st.integers(0, 50)),
+    sizes=st.tuples(st.integers(0, 120), st.integers(0, 60)),
+    one=DIFFICULTIES,
+    other=DIFFICULTIES,
+)
+@settings(max_examples=20, deadline=None)
+def test_no_set_trains_on_what_another_holds_out_whatever_size_seed_and_difficulty(
+    seeds: tuple[int, int], sizes: tuple[int, int], one: Difficulty, other: Difficulty
+) -> None:
+    trained = text_questions(seeds[0], {"train": sizes[0]}, one)["train"]
+    held_out = text_questions(seeds[1], {"held_out": min(sizes[1], 24)}, other)["held_out"]
+    assert not {key_of(q) for q in trained} & {key_of(q) for q in held_out}
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_larger_set_holds_the_smaller_one_under_the_same_ids(split: str) -> None:
+    small, large = ({(q.id, q.prompt, q.choices) for q in text_questions(3, {split: n})[split]} for n in (30, 90))
+    assert small < large
+
+
+def test_a_sixth_of_all_problems_is_held_out_in_every_family() -> None:
+    for draw_one in FAMILIES.values():
+        problems = {p.key: p for p in (draw_one(random.Random(seed), HARD) for seed in range(3000))}
+        share = sum(split_of(p) == "held_out" for p in problems.values()) / len(problems)
+        assert abs(share - 1 / HELD_OUT_ONE_IN) < 5 * (5 / 36 / len(problems)) ** 0.5
+
+
+def test_another_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="not test"):
+        text_questions(1, {"test": 3})
 
 
 def test_a_build_is_whole_repeatable_and_replaces_only_itself(tmp_path: Path) -> None:
