@@ -16,8 +16,8 @@ from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import PreflightError
 from orchestrator.rewards_store import open_store
-from orchestrator.specs import reward_spec
-from rewards import ResolvedReward, RewardError, resolve_reward
+from orchestrator.specs import examiner_spec, judge_filter_spec, reward_spec
+from rewards import ResolvedReward, RewardError, RewardSpec, resolve_reward
 
 GIB = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -82,18 +82,11 @@ def check_machine(config: ExperimentConfig) -> None:
 def resolve_rewards(config: ExperimentConfig, pinned: Mapping[str, str]) -> ResolvedReward:
     """The run's reward with every function pinned; pinned: content hashes it began with, empty on a first start.
 
-    Raises PreflightError for a function, version or parameter that can't be used, and for a resumed run that would score with
-    other functions than it began with.
+    Raises PreflightError for a function, version or parameter that can't be used, also one of the judge that filters chains, and
+    for a resumed run that would score with other functions than it began with.
     """
-    try:
-        spec = reward_spec(config)
-        if any(term.version for term in spec.terms):
-            with open_store(config.reward.store) as store:
-                reward = resolve_reward(spec, store, resumed=bool(pinned))
-        else:
-            reward = resolve_reward(spec)
-    except RewardError as error:
-        raise PreflightError(f"reward: {error}") from error
+    reward = _resolved("reward", reward_spec(config), config.reward.store, resumed=bool(pinned))
+    resolve_judge(config, resumed=bool(pinned))
     changed = [name for name in pinned if name in reward.versions and reward.versions[name] != pinned[name]]
     if changed and not config.reward.accept_changes:
         lines = "; ".join(f"{name} was {pinned[name]}, is {reward.versions[name]}" for name in changed)
@@ -102,6 +95,39 @@ def resolve_rewards(config: ExperimentConfig, pinned: Mapping[str, str]) -> Reso
             "with the new ones by reward.accept_changes=true"
         )
     return reward
+
+
+def resolve_judge(config: ExperimentConfig, *, costs_file: str = "", resumed: bool = True) -> ResolvedReward | None:
+    """The last filter of distillation, pinned; None when there is none. resumed: a retired version may be used.
+
+    Raises PreflightError for a function, version or parameter that can't be used.
+    """
+    spec = judge_filter_spec(config, costs_file)
+    if spec is None:
+        return None
+    return _resolved("pipeline.distil.judge", spec, config.reward.store, resumed=resumed)
+
+
+def examiner_versions(config: ExperimentConfig) -> dict[str, str]:
+    """Content hash of every function that filters chains and measures models (`Parts.examiner`); nothing is started."""
+    return resolve_reward(examiner_spec(config)).versions
+
+
+def judge_versions(config: ExperimentConfig) -> dict[str, str]:
+    """Content hash of the judge that filters chains, {} when there is none; nothing is started. Raises PreflightError."""
+    judge = resolve_judge(config)
+    return judge.versions if judge else {}
+
+
+def _resolved(key: str, spec: RewardSpec, store_url: str, *, resumed: bool) -> ResolvedReward:
+    """key: of the configuration, for messages."""
+    try:
+        if not any(term.version for term in spec.terms):
+            return resolve_reward(spec)
+        with open_store(store_url) as store:
+            return resolve_reward(spec, store, resumed=resumed)
+    except RewardError as error:
+        raise PreflightError(f"{key}: {error}") from error
 
 
 def check_data_paths(config: ExperimentConfig) -> None:

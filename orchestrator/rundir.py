@@ -1,7 +1,8 @@
 """The directory of one run: who may write there, what a resumed run finds there.
 
 Neighbours: `preflight` claims it, `controller` keeps its state in it. Invariants: one process at a time (a file lock the kernel
-drops with the process); every file is written beside its name and then renamed, so no reader sees half of one.
+drops with the process); files are written beside their names and then renamed, so no reader sees half of one; `updates.jsonl` is
+appended to, and read up to its last whole line.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ nothing but the config and the model's folder decides.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from actor import OptimSpec, PPOSpec, TrainerSpec
@@ -89,14 +90,27 @@ def examiner_spec(config: ExperimentConfig) -> RewardSpec:
     terms = [RewardTerm("answer", 1.0, "any")]
     terms += [RewardTerm(name, 0.0, "any") for name in ("think_present", "format", "self_cognition", "repetition")]
     terms += [RewardTerm("consistency", 0.0, "any"), RewardTerm("grounding", 0.0, "audio", {"against": distil.against})]
-    if distil.judge:
-        name, _, version = distil.judge.partition("@")
-        terms.append(RewardTerm(name, 0.0, "audio", version=version))
+    return _beside_the_reward(config, tuple(terms), reward.workers)
+
+
+def judge_filter_spec(config: ExperimentConfig, costs_file: str = "") -> RewardSpec | None:
+    """The last filter of distillation; None when no judge is named or nothing is distilled."""
+    pipeline = config.pipeline
+    judge = pipeline.distil.judge
+    if not judge.name or pipeline.recipe != "mgrd" or not pipeline.iterations or not pipeline.refine.steps:
+        return None
+    term = RewardTerm(judge.name, 1.0, "any", dict(judge.parameters), version=judge.version)
+    return dataclasses.replace(_beside_the_reward(config, (term,), 1), costs_file=costs_file)
+
+
+def _beside_the_reward(config: ExperimentConfig, terms: tuple[RewardTerm, ...], workers: int) -> RewardSpec:
+    """Terms that pay nothing, within the limits of the run's reward."""
+    reward = config.reward
     return RewardSpec(
-        tuple(terms),
+        terms,
         reward.timeout_s,
         reward.memory_mb,
-        reward.workers,
+        workers,
         cpu_s=reward.cpu_s,
         open_files=reward.open_files,
         threads=reward.threads,

@@ -7,6 +7,7 @@ numbers that come from the paper say so; a stage with nothing to do (0 steps, 0 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -81,6 +82,16 @@ class PerceiveConfig:
 
 
 @dataclass
+class JudgeFilterConfig:
+    """A reward that is asked last, and only about chains that all other filters let pass. What it can't judge is dropped and counted."""
+
+    name: str = ""  # of a registered reward, such as judge; empty: no such filter
+    version: str = ""  # sha256:… or a tag of a registered version; empty: what is installed
+    parameters: dict[str, Any] = field(default_factory=dict)
+    min_score: float = 0.5  # chains below it are dropped
+
+
+@dataclass
 class DistilConfig:
     """Self-distillation (section 4.2): K samples a question, kept when every filter passes, in this order."""
 
@@ -95,9 +106,9 @@ class DistilConfig:
     min_tokens: int = 4  # reasoning length band
     max_tokens: int = 48
     near_duplicate: float = 0.97  # similarity from which two chains of one question are the same
+    judge: JudgeFilterConfig = field(default_factory=JudgeFilterConfig)  # asked about what is left
     max_chains: int = 2  # kept for one question
     max_task_ratio: float = 3.0  # kept chains of a task, over those of the rarest task; 0: no limit
-    judge: str = ""  # a registered judge reward (name@version) as last filter; empty: none
     min_chains: int = 32  # fewer stop the run with the funnel
 
 

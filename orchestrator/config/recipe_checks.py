@@ -5,6 +5,7 @@ Neighbours: `checks.py` adds these to its own. Invariant: every problem is found
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from orchestrator.config.recipe import ReinforceConfig, SelectConfig
@@ -96,6 +97,8 @@ def _mgrd(pipeline: PipelineConfig) -> Iterator[str]:
         yield f"pipeline.distil.near_duplicate = {distil.near_duplicate}: must be above 0 and at most 1"
     if distil.max_task_ratio and distil.max_task_ratio < 1:
         yield f"pipeline.distil.max_task_ratio = {distil.max_task_ratio}: must be 0 (no limit) or at least 1"
+    if not math.isfinite(distil.judge.min_score):
+        yield f"pipeline.distil.judge.min_score = {distil.judge.min_score}: must be a finite number"
     if distil.against not in ("truth", "clip", "either"):
         yield f"pipeline.distil.against = {distil.against!r}: must be truth, clip or either"
     try:

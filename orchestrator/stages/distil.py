@@ -1,7 +1,8 @@
 """Self-distillation (Step-Audio-R1, section 4.2): the model's own chains about sound, kept when every filter passes.
 
-Neighbours: `collect` samples, `distillation` holds filters and caps, `refine` trains on what is kept. Invariants: chains come from the
-model of t-1; every kept chain carries its provenance; the funnel adds up to all that was sampled.
+Neighbours: `collect` samples, `distillation` holds filters and caps, `judge_filter` asks a judge about what they leave, `refine` trains on
+what is kept. Invariants: chains come from the model of t-1; every kept chain carries its provenance; the funnel adds up to all that was
+sampled.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Any
 
 from orchestrator.config.recipe import DistilConfig
 from orchestrator.distillation.caps import TaskBalance
-from orchestrator.distillation.chains import Distilled, DistilSettings, Provenance, distil
+from orchestrator.distillation.chains import Distilled, DistilSettings, Provenance, candidates, distil
 from orchestrator.distillation.filters import CORRECT, GROUNDING_TRUE_SHARE, RESPONSE_TRUE_SHARE, FilterRule, LengthBand
 from orchestrator.errors import RunFailed
 from orchestrator.seeds import derive
 from orchestrator.stages.cold_start import drawn, hearing_questions
 from orchestrator.stages.collect import Collector
 from orchestrator.stages.context import StageContext
+from orchestrator.stages.judge_filter import Judgement, ask_judge
 from orchestrator.stages.scoring import Scored
 from rollout import Question, SamplingSpec
 
@@ -39,12 +41,14 @@ def run(context: StageContext) -> dict[str, Any]:
         rules=rules(config),
         band=LengthBand(config.min_tokens, config.max_tokens),
         near_duplicate=config.near_duplicate,
+        judge=FilterRule(config.judge.name, min=config.judge.min_score) if config.judge.name else None,
         max_chains=config.max_chains,
         balance=TaskBalance(max_ratio=config.max_task_ratio or None, at_least=8),
         seed=derive(seed, context.stage.name, "caps"),
         direct=(HEARING,),
     )
-    return keep(context, groups, settings, config.min_chains)
+    judged = ask_judge(context, candidates(groups, settings)) if settings.judge else None
+    return keep(context, groups, settings, config.min_chains, judged)
 
 
 def chains(context: StageContext) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def chains(context: StageContext) -> dict[str, Any]:
 
 
 def rules(config: DistilConfig) -> tuple[FilterRule, ...]:
-    """The filters in their order: right, grounded, coherent, no denial of hearing; then the judge, where one is named."""
+    """The filters in their order: right, grounded, coherent, no denial of hearing. (A judge is asked about what they leave.)"""
     found = []
     if config.correct:
         found.append(FilterRule(CORRECT, min=PASSED, except_datasets=(HEARING,)))
@@ -71,8 +75,6 @@ def rules(config: DistilConfig) -> tuple[FilterRule, ...]:
         found.append(FilterRule("consistency", min=PASSED, except_datasets=(HEARING,)))
     if config.self_cognition:
         found.append(FilterRule("self_cognition", min=PASSED))
-    if config.judge:
-        found.append(FilterRule(config.judge.partition("@")[0], min=0.5, optional=True))
     return tuple(found)
 
 
@@ -86,25 +88,37 @@ def sample(context: StageContext, questions: Sequence[Question], samples: int) -
 
 
 def keep(
-    context: StageContext, groups: Sequence[Sequence[Scored]], settings: DistilSettings, least: int
+    context: StageContext,
+    groups: Sequence[Sequence[Scored]],
+    settings: DistilSettings,
+    least: int,
+    judged: Judgement | None = None,
 ) -> dict[str, Any]:
-    """Filter, write kept.jsonl, log the funnel."""
+    """Filter, write kept.jsonl, log the funnel. judged: what the judge said, where `settings` has one."""
     provenance = Provenance(context.model or "base", _seed(context), context.stage.iteration)
-    found: Distilled = distil(groups, settings, provenance)
-    context.counts = {"sampled": found.sampled, **found.funnel}
+    found: Distilled = distil(groups, settings, provenance, judged.verdicts if judged else None)
+    costs = judged.costs if judged else {}
+    context.counts = {"sampled": found.sampled, **found.funnel, **costs}
     tracker = context.parts.tracker
     tracker.log(0, {f"distil/{name}": n for name, n in context.counts.items()})
     if len(found.kept) < least:
         raise RunFailed(
             f"stage {context.stage.name}: {len(found.kept)} chains of {found.sampled} samples passed the filters (need {least}); what "
             f"became of them: {found.funnel}. Ask more questions, draw more samples, or loosen a filter under pipeline.distil"
+            + (judged.complaint if judged else "")
         )
     text = "".join(chain.to_json() + "\n" for chain in found.kept)
     path = context.write("kept.jsonl", text)
     from orchestrator.manifest import file_digest
 
     tracker.dataset(path, file_digest(path), context.stage.name)
-    return {"kept": len(found.kept), "funnel": found.funnel, "kept_by_task": found.kept_by_task, "absent": found.absent}
+    result = {
+        "kept": len(found.kept),
+        "funnel": found.funnel,
+        "kept_by_task": found.kept_by_task,
+        "absent": found.absent,
+    }
+    return result | ({"judge": judged.versions, "judge_costs": costs} if judged else {})
 
 
 def _seed(context: StageContext) -> int:
