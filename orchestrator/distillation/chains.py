@@ -22,6 +22,7 @@ from orchestrator.distillation.caps import (
 )
 from orchestrator.distillation.dedupe import DUPLICATE, NEAR_DUPLICATE, dedupe
 from orchestrator.distillation.filters import KEPT, FilterRule, LengthBand, decide, reasons, tally
+from orchestrator.evaluation.outcomes import think_tokens
 from orchestrator.stages.scoring import Scored
 from rewards import Verdict
 
@@ -194,7 +195,7 @@ def _chain(scored: Scored, provenance: Provenance, judged: Verdict | None) -> Ke
         response_ids=trajectory.response_ids,
         feature_keys=trajectory.feature_keys,
         text=trajectory.text,
-        reasoning_tokens=scored.sample.reasoning_tokens,
+        reasoning_tokens=think_tokens(scored.sample),
         trajectory_id=trajectory.id,
         weights_version=trajectory.version,
         model=provenance.model,
