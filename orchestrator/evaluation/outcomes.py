@@ -69,7 +69,8 @@ def by_question(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 
 
 def think_tokens(sample: Sample) -> int:
-    """0 for the empty think form, whose line breaks are no reasoning; the whole response where the block was never closed."""
+    """The think length of every report, metric and sentinel: 0 for the empty think form, whose line breaks are no reasoning; the
+    whole response where the block was never closed."""
     if not sample.reasoning:
         return 0
     return sample.reasoning_tokens or sample.response_tokens

@@ -29,7 +29,7 @@ TITLES = {"evaluate_before": "evaluate before RL", "evaluate_after": "evaluate a
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """All shares in 0..1. stderr: standard error of `sampled` over questions; true_perceptions: true of all stated in sampled
-    responses; think_tokens: mean length of reasoning."""
+    responses; think_tokens: mean length of reasoning (`outcomes.think_tokens`)."""
 
     sampled: float
     stderr: float
@@ -100,7 +100,7 @@ def summarise(sampled: Sequence[Sequence[Scored]], greedy: Sequence[Sequence[Sco
         greedy_true_perceptions=_share(
             sum(s.true_claims for s in flat_greedy), sum(s.stated_claims for s in flat_greedy)
         ),
-        think_tokens=_share(sum(s.sample.reasoning_tokens for s in flat), len(flat)),
+        think_tokens=_share(sum(think_tokens(s.sample) for s in flat), len(flat)),
         truncated=_share(sum(not s.sample.finished for s in flat), len(flat)),
         questions=len(accuracy),
         invalid_verdicts=sum(len(group) for group in sampled)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from orchestrator.evaluation.outcomes import think_tokens
 from orchestrator.stages.repeats import repeat_metrics
 from orchestrator.stages.scoring import Scored
 from rewards import RewardSpec, applicable, modality_of
@@ -36,7 +37,7 @@ def update_metrics(scored: Sequence[Scored], training: Mapping[str, float], spec
         "reward/mixed_questions": _mean([float(max(g) > min(g)) for g in groups.values()]),
         "accuracy": _mean([float(s.correct) for s in valid]),
         "think/present": _mean([float(s.thinks) for s in valid]),
-        "think/tokens": _mean([float(s.sample.reasoning_tokens) for s in valid]),
+        "think/tokens": _mean([float(think_tokens(s.sample)) for s in valid]),
         "response/tokens": response_tokens / max(1, len(scored)),
         "response/truncated": _mean([float(not s.sample.finished) for s in valid]),
         "invalid_share": 1 - len(valid) / max(1, len(scored)),

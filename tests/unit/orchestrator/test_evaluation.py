@@ -101,6 +101,20 @@ def test_reasoning_length_is_what_lies_between_the_think_tokens():
     assert think.reasoning_length([8, 1, 7]) == 0
 
 
+def test_think_length_is_zero_for_the_empty_form_and_the_whole_of_an_unclosed_block():
+    closed, empty, cut = (scored("a", i) for i in range(3))
+    empty = dataclasses.replace(
+        empty, sample=dataclasses.replace(empty.sample, reasoning="", reasoning_tokens=2, response_tokens=4)
+    )
+    cut = dataclasses.replace(
+        cut, sample=dataclasses.replace(cut.sample, well_formed=False, reasoning_tokens=0, response_tokens=40)
+    )
+    closed = dataclasses.replace(closed, sample=dataclasses.replace(closed.sample, reasoning_tokens=8))
+    report = summarise([[closed, empty, cut]], [[closed]])
+    assert report.think_tokens == update_metrics([closed, empty, cut], {}, SPEC)["think/tokens"] == 16.0
+    assert [b["longest"] for b in report.by_think_length["bins"]] == [0, 8, 40]
+
+
 def test_the_gallery_escapes_what_a_model_wrote():
     bad = scored(text="x")
     view = Sample(bad.sample.trajectory_id, {}, "x", "<script>alert(1)</script>", "dog", True, True, 2, 5)
