@@ -20,7 +20,6 @@ from orchestrator.errors import ConfigError, MgrdError
 REFUSED, NOT_PROMOTED = 2, 1
 console = Console()
 errors = Console(stderr=True)
-Bounds = Annotated[list[str] | None, typer.Option(help="METRIC=NUMBER, as often as you like.", show_default=False)]
 
 
 def promote_command(
@@ -28,11 +27,11 @@ def promote_command(
     version: Annotated[str, typer.Argument(help="Version, or the id of the MLflow run that registered it.")],
     report: Annotated[Path, typer.Option(help="report.json of an evaluation (or of a run).")],
     *,
-    at_least: Bounds = None,
-    at_most: Bounds = None,
-    within: Annotated[
+    guardrail: Annotated[
         list[str] | None,
-        typer.Option(help="METRIC=NUMBER: how much worse than the champion's it may be.", show_default=False),
+        typer.Option(
+            help="METRIC >= NUMBER, <= NUMBER or >= champion - NUMBER, as often as you like.", show_default=False
+        ),
     ] = None,
     mlflow_uri: Annotated[
         str, typer.Option(help="Tracking server; default: this machine's own.", show_default=False)
@@ -40,15 +39,17 @@ def promote_command(
 ) -> None:
     """Make a model version `champion` if every guardrail holds.
 
-    [bold]mgrd model promote mgrd-demo 3 --report evaluations/…/report.json --at-least greedy/value=0.5 --within greedy/value=0.02[/bold]
-    A metric is a path into the report. Without a champion the --within bounds hold.
+    [bold]mgrd model promote mgrd-demo 3 --report evaluations/…/report.json --guardrail "greedy/value >= 0.5"
+    --guardrail "greedy/value >= champion - 0.02"[/bold]
+    A metric is a path into the report; of errors write "truncated <= champion + 0.01". Without a champion, bounds against it hold.
     """
-    from orchestrator.evaluation.promotion import guardrails_from, promote
+    from orchestrator.evaluation.guardrails import parse_guardrails
+    from orchestrator.evaluation.promotion import promote
 
     try:
-        rails = guardrails_from(_bounds(at_least), _bounds(at_most), _bounds(within))
+        rails = parse_guardrails(guardrail or [])
         if not rails:
-            raise ConfigError("give at least one guardrail: --at-least, --at-most or --within")
+            raise ConfigError('give at least one guardrail, such as --guardrail "greedy/value >= 0.5"')
         found = json.loads(report.read_text(encoding="utf-8"))
         with ExitStack() as services:
             outcome = promote(_server(mlflow_uri, services), name, version, found, rails)
@@ -62,19 +63,6 @@ def promote_command(
     for violation in outcome.violations:
         errors.print(f"  {escape(str(violation))}", highlight=False)
     raise typer.Exit(NOT_PROMOTED)
-
-
-def _bounds(texts: list[str] | None) -> dict[str, float]:
-    found = {}
-    for text in texts or []:
-        metric, sign, number = text.rpartition("=")
-        try:
-            found[metric] = float(number)
-        except ValueError as error:
-            raise ConfigError(f"{text!r} is no bound; write METRIC=NUMBER, such as greedy/value=0.5") from error
-        if not sign or not metric:
-            raise ConfigError(f"{text!r} is no bound; write METRIC=NUMBER, such as greedy/value=0.5")
-    return found
 
 
 def _server(uri: str, services: ExitStack) -> str:

@@ -1,6 +1,7 @@
 """Guardrails written as comparisons: `greedy >= 0.5`, `self_cognition_error <= 0.05`, `greedy >= champion - 0.02`.
 
-Neighbours: `promotion` applies them, the configuration's `pipeline.promotion.guardrails` holds the texts. Invariant: pure; a text that
+Neighbours: `promotion` applies them; the configuration's `pipeline.promotion.guardrails` and `mgrd model promote --guardrail` give the
+texts. Invariant: pure; a text that
 is no comparison is refused with an example.
 """
 

@@ -105,23 +105,6 @@ def violations(
     return found
 
 
-def guardrails_from(
-    at_least: Mapping[str, float], at_most: Mapping[str, float], tolerance: Mapping[str, float]
-) -> list[Guardrail]:
-    """One guardrail a metric from a configuration's three maps. A metric with an upper bound is one where lower is better."""
-    names = dict.fromkeys((*at_least, *at_most, *tolerance))
-    return [
-        Guardrail(
-            name,
-            at_least.get(name),
-            at_most.get(name),
-            tolerance.get(name),
-            lower_is_better=name in at_most and name not in at_least,
-        )
-        for name in names
-    ]
-
-
 def metric(report: Mapping[str, Any], path: str) -> float | None:
     """The number at a path; None where there is none, or one that is not finite."""
     value: Any = report
@@ -185,9 +168,12 @@ def champion_of(client: MlflowClient, model_name: str) -> Any:
 
 
 def _against_champion(rail: Guardrail, value: float, best: float | None) -> list[Violation]:
-    """A champion whose report lacks the metric says nothing to compare with."""
-    if best is None or rail.within is None:
+    """A champion whose report lacks the metric can't be compared with, and what can't be compared does not hold."""
+    if rail.within is None:
         return []
+    if best is None:
+        message = f"{rail.metric}: the champion's report has no such number; promote by the same kind of report as the champion's"
+        return [Violation(rail.metric, value, message)]
     worse_by = value - best if rail.lower_is_better else best - value
     if worse_by <= rail.within + 1e-12:
         return []

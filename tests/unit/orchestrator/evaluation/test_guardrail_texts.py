@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.guardrails import parse_guardrails
 from orchestrator.evaluation.promotion import Guardrail
@@ -28,3 +30,11 @@ def test_a_comparison_becomes_a_guardrail(text: str, meant: Guardrail) -> None:
 def test_what_is_no_guardrail_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_guardrails([text])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [([], "at least one guardrail"), (["--guardrail", "greedy/value = 0.5"], "is no guardrail")]
+)
+def test_the_command_refuses_what_is_no_guardrail_before_it_starts_anything(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["model", "promote", "mgrd-demo", "3", "--report", "none.json", *options])
+    assert result.exit_code == 2 and said in " ".join(result.output.split())

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.promotion import Guardrail, guardrails_from, metric, violations
+from orchestrator.evaluation.guardrails import parse_guardrails
+from orchestrator.evaluation.promotion import Guardrail, metric, violations
 
 NUMBERS = st.floats(-10, 10)
 
@@ -57,14 +58,18 @@ def test_without_a_champion_relative_bounds_hold_and_fixed_ones_still_bind():
 
 
 def test_every_violation_is_found_not_only_the_first():
-    rails = guardrails_from({"greedy": 0.5, "gone": 0.1}, {"error": 0.05}, {"greedy": 0.01})
+    rails = parse_guardrails(["greedy >= 0.5", "greedy >= champion - 0.01", "gone >= 0.1", "error <= 0.05"])
     found = violations({"greedy": 0.3, "error": 0.2}, rails, {"greedy": 0.6})
     assert [v.metric for v in found] == ["greedy", "greedy", "gone", "error"]
 
 
-def test_a_metric_with_an_upper_bound_may_not_rise_against_the_champion():
-    (rail,) = guardrails_from({}, {"error": 0.5}, {"error": 0.02})
-    assert rail.lower_is_better
+def test_a_metric_that_the_champions_report_lacks_is_a_violation():
+    (found,) = violations({"greedy": {"value": 0.9}}, [Guardrail("greedy/value", within=0.1)], {"greedy": 0.1})
+    assert found.value == 0.9 and "same kind of report" in str(found)
+
+
+def test_an_error_may_not_rise_against_the_champion():
+    (rail,) = parse_guardrails(["error <= champion + 0.02"])
     assert violations({"error": 0.1}, [rail], {"error": 0.05})
     assert not violations({"error": 0.01}, [rail], {"error": 0.05})
 
