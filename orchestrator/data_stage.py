@@ -1,7 +1,7 @@
 """The questions of a run: built when they are missing, read and checked before anything starts.
 
-Neighbours: `datasets` (builder, reader), `controller`. Invariants: a bad line or clip stops the run here, by file and line; two runs
-that build the same data set at once build it once.
+Neighbours: `datasets` (builder, reader), `controller`. Invariants: a bad line or clip stops the run here, by file and line, and so does
+what is both trained on and held out; two runs that build the same data set at once build it once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.datasets import load_questions
 from orchestrator.datasets.demonstrations import Demonstration, read_demonstrations
+from orchestrator.datasets.overlaps import check_overlaps
 from orchestrator.progress import ProgressView
 from rollout import BASE_DIR, Question
 
@@ -39,7 +40,8 @@ class Questions:
 
 
 def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions:
-    """Raises DataError with every bad line at once; whatever the builder raises when it can't build."""
+    """Raises DataError with every bad line at once, or with what two of the files must not share; whatever the builder raises when it
+    can't build."""
     train_file, held_out_file = paths.train_file(config), paths.held_out_file(config)
     if not (train_file.is_file() and held_out_file.is_file()):
         build(config.data.build, paths.data_dir(config), config.data.build_seed, progress)
@@ -57,6 +59,7 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
     for role in ("text_train", "text_held_out"):
         read[role] = named(load_questions(files[role]), "", files[role]) if role in files else []
     talks = read_demonstrations(files["conversations"]) if "conversations" in files else []
+    check_overlaps(read | {"conversations": [item.question for item in talks]}, files)
     return Questions(
         **read, files=files, digests={name: _digest(path) for name, path in files.items()}, conversations=talks
     )
