@@ -93,10 +93,18 @@ def _is_same(kind: AnswerKind, concluded: str, reply: str, tolerance: float) -> 
     if is_exact(reply, concluded) or _holds(one, other) or _holds(other, one):
         return True
     if kind is AnswerKind.MATH:
-        from rewards.functions.mathematics import is_equal
-
-        return bool(is_equal(reply, concluded))
+        return _is_equal_value(reply, concluded)
     return False
+
+
+def _is_equal_value(reply: str, concluded: str) -> bool:
+    """A conclusion is a model's own text: one that is no mathematics equals nothing, it is no fault of the question."""
+    from rewards.functions.mathematics import is_equal
+
+    try:
+        return bool(is_equal(reply, concluded))
+    except ValueError:
+        return False
 
 
 def _holds(text: str, part: str) -> bool:
