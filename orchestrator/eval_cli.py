@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.sources import EvaluationData
 
 REFUSED, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
+DEFAULT_KS = (1, 4)
 console = Console()
 errors = Console(stderr=True)
 
@@ -51,7 +52,14 @@ def evaluate_command(
     judge_model: Annotated[str, typer.Option(help="The judge's name there.", show_default=False)] = "",
     judge_secret: Annotated[str, typer.Option(help="Name of the secret it asks for.", show_default=False)] = "",
     samples: Annotated[int, typer.Option(min=1, help="Responses a question at temperature 1, beside one greedy.")] = 4,
-    pass_k: Annotated[str, typer.Option("--pass-k", help="pass@k for these k, none above --samples.")] = "1,4",
+    pass_k: Annotated[
+        str,
+        typer.Option(
+            "--pass-k",
+            help="pass@k for these k, none above --samples; default: 1,4 as far as they go.",
+            show_default=False,
+        ),
+    ] = "",
     questions: Annotated[int, typer.Option(min=0, help="At most so many, balanced over tasks; 0: all.")] = 0,
     contribution: Annotated[
         bool, typer.Option("--contribution", help="Also ask without the clips: what does the audio contribute?")
@@ -95,7 +103,7 @@ def evaluate_command(
         _refuse("--resume needs the folder to go on in: --out DIR")
     folder = out or Path()
     try:
-        ks = _ks(pass_k)
+        ks = ks_of(pass_k, samples)
         judge = _judge(judge_url, judge_model, judge_secret)
         chosen = limited(_data(data, benchmark, path, judge), questions)
         checkpoint = find_checkpoint(model)
@@ -140,13 +148,18 @@ def _judge(url: str, model: str, secret: str) -> JudgeAccess | None:
     return JudgeAccess(url, model, secret) if url else None
 
 
-def _ks(text: str) -> tuple[int, ...]:
+def ks_of(text: str, samples: int) -> tuple[int, ...]:
+    """Of pass@k; "": those of the default that so many samples allow. Raises PreflightError for a k that they don't."""
+    if not text.strip():
+        return tuple(k for k in DEFAULT_KS if k <= samples)
     try:
         found = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise PreflightError(f"--pass-k {text!r}: give whole numbers with commas, such as 1,4") from error
     if any(k < 1 for k in found):
         raise PreflightError(f"--pass-k {text!r}: every k is 1 or more")
+    if any(k > samples for k in found):
+        raise PreflightError(f"--pass-k {text!r}: pass@k needs k samples a question, there are --samples {samples}")
     return found
 
 

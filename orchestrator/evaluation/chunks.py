@@ -22,7 +22,8 @@ from rewards import TRAJECTORY_SUFFIX, StoredTrajectory, read_stored, write_stor
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """Everything that decides what an evaluation finds. digests: SHA-256; rewards: content hash by function; chunk: questions."""
+    """Everything that decides what an evaluation finds. digests: SHA-256; rewards: content hash by function; scoring: digest of the
+    scoring terms with their parameters; chunk: questions."""
 
     model: str
     model_digest: str
@@ -35,6 +36,7 @@ class EvaluationPlan:
     seed: int
     chunk: int
     rewards: dict[str, str]
+    scoring: str
     passes: tuple[str, ...] = ("sampled", "greedy")
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ started nothing; a killed evaluation goes on with `resume` and ends with the rep
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -31,7 +32,7 @@ from orchestrator.progress import ProgressView
 from orchestrator.rundir import write_atomic
 from orchestrator.seeds import derive
 from orchestrator.tracking import Tracker
-from rewards import ResolvedReward, RewardError, RewardSpec, StoredTrajectory, resolve_reward
+from rewards import ResolvedReward, RewardError, RewardSpec, RewardTerm, StoredTrajectory, resolve_reward
 from rollout import Question
 
 CHUNK_S = 25.0  # of audio in a chunk of a prompt, as `rollout.audio` cuts
@@ -127,6 +128,12 @@ def scoring_of(config: ExperimentConfig, data: EvaluationData) -> ResolvedReward
         raise PreflightError(f"scoring of {data.name}: {error}") from error
 
 
+def scoring_digest(terms: Sequence[RewardTerm]) -> str:
+    """SHA-256 over what the terms are and what they are given: another judge or rule under the same code is another scoring."""
+    told = [[term.name, term.version, term.parameters] for term in terms]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 def _plan(request: Request, config: ExperimentConfig, reward: ResolvedReward, passes: Sequence[Pass]) -> EvaluationPlan:
     return EvaluationPlan(
         model=str(request.checkpoint.path),
@@ -140,6 +147,7 @@ def _plan(request: Request, config: ExperimentConfig, reward: ResolvedReward, pa
         seed=request.seed,
         chunk=request.chunk,
         rewards=reward.versions,
+        scoring=scoring_digest(request.data.scoring),
         passes=tuple(one.name for one in passes),
     )
 

@@ -63,12 +63,16 @@ class EvaluationData:
 
 
 def find_checkpoint(model: str) -> Checkpoint:
-    """model: a run's directory, a checkpoint folder, a hub id, or a preset's name. Raises PreflightError, ModelError."""
+    """model: a run's directory, a checkpoint folder (of a run: RUN/model or RUN/models/NAME), a hub id, or a preset's name.
+
+    Raises PreflightError, ModelError.
+    """
     if model in PRESETS and not Path(model).is_dir():
         folder = Path(resolve_model("", preset=model))
         return Checkpoint(folder, model_digest(folder), overrides=(f"model.name={model}",))
     given = Path(model).expanduser().absolute()
-    run_dir = next((d for d in (given, given.parent) if (d / "state.json").is_file()), None)
+    places = (given, given.parent, *([given.parent.parent] if given.parent.name == "models" else []))
+    run_dir = next((d for d in places if (d / "state.json").is_file()), None)
     if run_dir == given:
         if not (given / "model").is_dir():
             raise PreflightError(

@@ -39,7 +39,7 @@ def judged(
 def plan(**over: object) -> EvaluationPlan:
     fields = {
         "model": "/m", "model_digest": "a", "data": "/d", "data_digest": "b", "questions": 5, "samples": 2,
-        "temperature": 1.0, "max_new_tokens": 8, "seed": 1, "chunk": 2, "rewards": {"answer": "sha256:1"},
+        "temperature": 1.0, "max_new_tokens": 8, "seed": 1, "chunk": 2, "rewards": {"answer": "sha256:1"}, "scoring": "c",
     } | over  # fmt: skip
     return EvaluationPlan(**fields)  # type: ignore[arg-type]
 
@@ -90,6 +90,7 @@ def test_what_was_finished_before_a_kill_is_not_asked_again(tmp_path: Path) -> N
         ({"data_digest": "z"}, "data_digest"),
         ({"samples": 4}, "samples was 2, is 4"),
         ({"rewards": {"answer": "sha256:2"}}, "sha256:2"),
+        ({"scoring": "d"}, "scoring was 'c', is 'd'"),
     ],
 )
 def test_an_evaluation_of_something_else_is_not_gone_on_with(change: dict, message: str, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from orchestrator.config.compose import compose_config, to_yaml
 from orchestrator.errors import PreflightError
-from orchestrator.evaluation.run import Request, configured, scoring_of
+from orchestrator.eval_cli import ks_of
+from orchestrator.evaluation.run import Request, configured, scoring_digest, scoring_of
 from orchestrator.evaluation.sources import (
     Checkpoint,
     EvaluationData,
@@ -90,6 +91,32 @@ def test_a_reward_that_can_t_be_used_is_refused_by_name() -> None:
     with pytest.raises(PreflightError, match="scoring of d"):
         scoring_of(config, data([question(1)], RewardTerm("nonsense", 1.0, "any")))
     assert set(scoring_of(config, data([question(1)], RewardTerm("answer", 1.0, "any"))).versions) == {"answer"}
+
+
+def test_another_parameter_or_version_of_a_term_is_another_scoring() -> None:
+    term = RewardTerm("judge", 1.0, "any", {"model": "judge-8b", "url": "http://a/v1"})
+    assert scoring_digest([term]) == scoring_digest([dataclasses.replace(term, parameters={**term.parameters})])
+    others = [{"parameters": {**term.parameters, "model": "judge-70b"}}, {"version": "v2"}, {"name": "answer"}]
+    assert len({scoring_digest([term]), *(scoring_digest([dataclasses.replace(term, **o)]) for o in others)}) == 4  # type: ignore[arg-type]
+
+
+def test_every_model_that_a_run_keeps_leads_to_its_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    kept = Path(shutil.copytree(BASE_DIR, run_dir / "models/t1"))
+    assert find_checkpoint(str(kept)).run_dir == ""
+    (run_dir / "state.json").write_text(json.dumps({"mlflow_run_id": "r" * 32}))
+    (run_dir / "config.yaml").write_text(to_yaml(compose_config(["rollout.max_new_tokens=96"])))
+    found = find_checkpoint(str(kept))
+    assert (found.path, found.run_dir, found.run_id) == (kept, str(run_dir), "r" * 32)
+    assert "rollout.max_new_tokens=96" in found.overrides
+
+
+def test_more_draws_than_samples_are_refused_where_they_were_asked_for() -> None:
+    assert ks_of("1,4", 4) == (1, 4) and ks_of("", 4) == (1, 4) and ks_of("", 2) == (1,)
+    with pytest.raises(PreflightError, match="--samples 4"):
+        ks_of("1,8", 4)
+    with pytest.raises(PreflightError, match="1 or more"):
+        ks_of("0", 4)
 
 
 def test_what_is_no_model_or_benchmark_is_refused(tmp_path: Path) -> None:
