@@ -6,10 +6,12 @@ Neighbours: `compose.py` calls it before anything starts. Invariant: every probl
 from __future__ import annotations
 
 from orchestrator.config.recipe_checks import recipe_problems
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, TermConfig
+from orchestrator.stages.scoring import CORRECTNESS
 
 MODELS = ("tiny", "small", "step_audio_2_mini", "step_audio_r1")
 STYLES = ("acoustic", "surrogate")
+MODALITIES = ("audio", "text")
 RESERVED = frozenset({"mean", "std", "mixed_questions"})  # reward/… of a policy update that no single function has
 
 
@@ -61,6 +63,11 @@ def problems(config: ExperimentConfig) -> list[str]:
             out.append(
                 f"reward.terms.{name}: has no weight; give weight, audio, text or datasets.NAME (0 reports it only)"
             )
+    out += [
+        f"reward.terms: none of {' and '.join(CORRECTNESS)} has a weight for {modality} questions, so none of their answers could count "
+        f"as right; add reward.terms.answer.{modality}=0 (0 only measures it)"
+        for modality in unjudged_modalities(config)
+    ]
     for name, joint in config.reward.joint.items():
         if joint.weight is None and joint.audio is None and joint.text is None:
             out.append(f"reward.joint.{name}: has no weight; give weight, audio or text")
@@ -89,6 +96,12 @@ def problems(config: ExperimentConfig) -> list[str]:
     )
     for name in ("actor_optim", "critic_optim", "sft_optim"):
         need(0 < getattr(actor, name).lr < 1, f"actor.{name}.lr", "must be between 0 and 1")
+        optim = getattr(actor, name)
+        need(
+            0 <= optim.warmup_updates < optim.decay_updates,
+            f"actor.{name}.warmup_updates",
+            f"must be at least 0 and below actor.{name}.decay_updates ({optim.decay_updates})",
+        )
         need(
             getattr(actor, name).decay_style in ("constant", "linear", "cosine"),
             f"actor.{name}.decay_style",
@@ -100,9 +113,39 @@ def problems(config: ExperimentConfig) -> list[str]:
     need(0 < ppo.gamma <= 1, "actor.ppo.gamma", "must be above 0 and at most 1")
     need(0 <= ppo.lam <= 1, "actor.ppo.lam", "must be between 0 and 1")
     need(ppo.epochs >= 1, "actor.ppo.epochs", "must be at least 1")
-    need(
-        1 <= ppo.minibatches <= pipeline.reinforce.questions * pipeline.reinforce.samples,
-        "actor.ppo.minibatches",
-        "must be between 1 and the samples of a policy update",
-    )
+    need(ppo.minibatches >= 1, "actor.ppo.minibatches", "must be at least 1")
+    loops = {"pipeline.reinforce": pipeline.reinforce}
+    if pipeline.recipe == "mgrd" and pipeline.cold_start.enabled:
+        loops["pipeline.cold_start.reinforce"] = pipeline.cold_start.reinforce
+    for key, loop in loops.items():
+        samples = loop.questions * loop.samples
+        if loop.updates and ppo.minibatches > samples:
+            out.append(
+                f"actor.ppo.minibatches = {ppo.minibatches}: must be at most the samples of a policy update ({key}: {samples})"
+            )
     return out
+
+
+def unjudged_modalities(config: ExperimentConfig) -> list[str]:
+    """Modalities in use that no term tells right answers of: there every answer would count as wrong.
+
+    In use: audio with the data set that is built here, both in the recipe `mgrd`, and whatever has a weight in the reward. A
+    correctness that counts for single data sets is believed to cover those of the run.
+    """
+    terms = config.reward.terms
+    judging = [terms[name] for name in CORRECTNESS if name in terms]
+    if any(term.datasets for term in judging):
+        return []
+    used = {
+        modality for modality in MODALITIES for term in terms.values() if _weight(term, modality) not in (None, 0.0)
+    }
+    if config.pipeline.recipe == "mgrd":
+        used |= set(MODALITIES)
+    elif config.data.build and not config.data.train:
+        used.add("audio")
+    return [m for m in MODALITIES if m in used and all(_weight(term, m) is None for term in judging)]
+
+
+def _weight(term: TermConfig, modality: str) -> float | None:
+    own: float | None = getattr(term, modality)
+    return term.weight if own is None else own

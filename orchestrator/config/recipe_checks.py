@@ -47,10 +47,18 @@ def _pool(prefix: str, select: SelectConfig, loop: ReinforceConfig) -> Iterator[
             f"{prefix}.reinforce.questions = {loop.questions}: must be at most {prefix}.select.min_pool ({select.min_pool}): a batch holds "
             "no question twice"
         )
+    for name in ("probe_every", "probe_sequences", "html_every"):
+        if getattr(loop, name) < 1:
+            yield f"{prefix}.reinforce.{name} = {getattr(loop, name)}: must be at least 1"
     if loop.kl_coef is not None and loop.kl_coef < 0:
         yield f"{prefix}.reinforce.kl_coef = {loop.kl_coef}: must be 0 or more, or null"
     if loop.truncated not in POLICIES:
         yield f"{prefix}.reinforce.truncated = {loop.truncated!r}: must be one of {', '.join(POLICIES)}"
+
+
+def _why(key: str, least: int) -> str:
+    shares = {"cold_start.audio_questions": "audio_direct", "cold_start.chain_questions": "audio_reasoning"}
+    return f" while pipeline.cold_start.mix.{shares[key]} is above 0" if least and key in shares else ""
 
 
 def _mgrd(pipeline: PipelineConfig) -> Iterator[str]:
@@ -61,18 +69,27 @@ def _mgrd(pipeline: PipelineConfig) -> Iterator[str]:
     for key, number, least in (
         ("cold_start.steps", start.steps, 1),
         ("cold_start.batch", start.batch, 1),
+        ("cold_start.warmup", start.warmup, 0),
+        ("cold_start.chain_questions", start.chain_questions, int(start.mix.audio_reasoning > 0)),
         ("cold_start.chain_samples", start.chain_samples, 1),
+        ("cold_start.audio_questions", start.audio_questions, int(start.mix.audio_direct > 0)),
         ("cold_start.hearing_prompts", start.hearing_prompts, 0),
+        ("cold_start.silent_prompts", start.silent_prompts, 0),
+        ("cold_start.careless_prompts", start.careless_prompts, 0),
         ("perceive.questions", pipeline.perceive.questions, 1),
         ("perceive.samples", pipeline.perceive.samples, 1),
         ("distil.questions", distil.questions, 1),
         ("distil.samples", distil.samples, 1),
+        ("distil.hearing_prompts", distil.hearing_prompts, 0),
         ("distil.max_chains", distil.max_chains, 1),
         ("distil.min_chains", distil.min_chains, 1),
         ("refine.steps", refine.steps, 0),
         ("refine.batch", refine.batch, 1),
+        ("refine.warmup", refine.warmup, 0),
         ("align.steps", align.steps, 0),
         ("align.batch", align.batch, 1),
+        ("align.warmup", align.warmup, 0),
+        ("align.max_pairs_a_question", align.max_pairs_a_question, 1),
         ("align.prompts", align.prompts, 1),
         ("align.samples", align.samples, 1),
         ("align.pairs", align.pairs, 1),
@@ -82,13 +99,15 @@ def _mgrd(pipeline: PipelineConfig) -> Iterator[str]:
         ("curve.text_questions", pipeline.curve.text_questions, 0),
     ):
         if number < least:
-            yield f"pipeline.{key} = {number}: must be at least {least}"
+            yield f"pipeline.{key} = {number}: must be at least {least}{_why(key, least)}"
     for key, rate in (("cold_start.lr", start.lr), ("refine.lr", refine.lr), ("align.lr", align.lr)):
         if not 0 < rate < 1:
             yield f"pipeline.{key} = {rate}: must be between 0 and 1"
     shares = vars(start.mix)
     if any(share < 0 for share in shares.values()) or not any(shares.values()):
         yield f"pipeline.cold_start.mix = {shares}: shares must be 0 or more, and not all 0"
+    if not 0 <= pipeline.perceive.min_original <= 1:
+        yield f"pipeline.perceive.min_original = {pipeline.perceive.min_original}: must be between 0 and 1"
     if not 0 <= refine.text_share < 1:
         yield f"pipeline.refine.text_share = {refine.text_share}: must be at least 0 and below 1"
     if not 0 <= distil.min_tokens <= distil.max_tokens:
