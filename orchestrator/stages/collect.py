@@ -1,4 +1,4 @@
-"""Sampling many questions in chunks that are kept on disk, so that a stage that is cut off asks none of them twice.
+"""Sampling many questions in chunks that are kept on disk, so that a stage that is cut off asks only those of one chunk twice.
 
 Neighbours: `evaluate`, `select`, `perceive`, `distil`, `align` sample through here. Invariants: a chunk is written whole, then named by
 all that decides its content (questions, sampling, weights version, judging); what is read back equals what was sampled.
@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 CHUNK_QUESTIONS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Collector:
     """Samples questions with the weights that the engines hold and scores them with `judge`.
 
-    folder: where chunks are kept; version: of the weights.
+    folder: where chunks are kept; version: of the weights; invalid: verdicts of all that was asked so far, for a stage's counts.
     """
 
     parts: Parts
@@ -39,6 +39,7 @@ class Collector:
     folder: Path
     version: int
     chunk: int = CHUNK_QUESTIONS
+    invalid: int = field(default=0, init=False)
 
     def ask(
         self, questions: Sequence[Question], spec: SamplingSpec, prefix: str, advance: Advance | None = None
@@ -59,6 +60,7 @@ class Collector:
             _write(path, scored)
             chaos.point(f"chunk:{prefix}:{number}")
             groups += scored
+        self.invalid += sum(not scored.verdict.valid for group in groups for scored in group)
         return groups
 
     def _path(self, questions: Sequence[Question], spec: SamplingSpec, prefix: str, number: int) -> Path:

@@ -51,5 +51,6 @@ def run(context: StageContext) -> dict[str, Any]:
             [float(g[0].correct) for g in answers if g[0].verdict.valid]
         )
     parts.tracker.log(0, {f"curve/{key}": value for key, value in point.items() if isinstance(value, float)})
-    context.counts = {"questions": point["questions"], "hearing_prompts": len(prompts), "text": len(text)}
+    context.counts |= {"questions": point["questions"], "hearing_prompts": len(prompts), "text": len(text)}
+    context.counts["invalid"] += point["invalid_verdicts"] + collector.invalid  # beside those of the probe
     return point | {"model": export_model(context, f"models/{name.removeprefix('evaluate.')}")}

@@ -1,19 +1,20 @@
 """Perception-grounded questions (Step-Audio-R1, section 4.2): those whose task needs direct acoustic analysis, and whose answer is
 lost when the clip is silenced, replaced by noise, or swapped.
 
-Neighbours: `hearing` makes the perturbed questions and holds the rules, `distil` asks what is kept. Invariant: every question left out
-is counted under one reason.
+Neighbours: `hearing` makes the perturbed questions and holds the rules, `distil` asks what is kept. Invariants: every question left out
+is counted under one reason; counts of the rule by task add up to all questions, those of the probe to the ones it was given.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import RunFailed
 from orchestrator.hearing.contribution import (
     Contribution,
+    Grounded,
     audio_contribution,
     contributions,
     perception_grounded,
@@ -50,9 +51,7 @@ def run(context: StageContext) -> dict[str, Any]:
     items = probe(context, asked, train, spec)
     grounded = perception_grounded(items, min_original=config.min_original, min_drop=config.min_drop)
     mean, error = audio_contribution(items)
-    context.counts = {f"by_task/{name}": n for name, n in why.items()} | {
-        f"by_probe/{name}": n for name, n in grounded.counts.items()
-    }
+    context.counts |= counted(why, len(by_task), len(asked), grounded)
     parts.tracker.log(0, {f"perceive/{name}": n for name, n in context.counts.items()} | {"audio_contribution": mean})
     if not grounded.ids:
         raise RunFailed(
@@ -63,10 +62,23 @@ def run(context: StageContext) -> dict[str, Any]:
     return {"kept": list(grounded.ids), "audio_contribution": mean, "stderr": error, "counts": context.counts}
 
 
+def counted(by_task: Mapping[str, int], fitting: int, asked: int, grounded: Grounded) -> dict[str, int]:
+    """Questions by what became of them: by_task/… adds up to all, not_drawn are the fitting ones that were not asked, by_probe/…
+    adds up to those asked; no_valid_verdict: with the clip, or without it in one of the three ways."""
+    unjudged = asked - sum(grounded.counts.values())
+    return {
+        **{f"by_task/{name}": n for name, n in by_task.items()},
+        "not_drawn": fitting - asked,
+        "by_probe/no_valid_verdict": unjudged,
+        **{f"by_probe/{name}": n for name, n in grounded.counts.items()},
+    }
+
+
 def probe(
     context: StageContext, questions: Sequence[Question], donors: Sequence[Question], spec: SamplingSpec
 ) -> list[Contribution]:
-    """The audio-contribution probe: every question with its clip, and without it in three ways, at the same seed."""
+    """The audio-contribution probe: every question with its clip, and without it in three ways. Each way has samples of its own: seeds
+    derive from the ids of the changed questions. Adds to the count of invalid verdicts."""
     parts = context.parts
     collector = Collector(parts, parts.examiner, context.folder, context.version)
     folder = parts.directory.root / "perturbed"
@@ -77,4 +89,5 @@ def probe(
         for how in Perturbation:
             changed = perturbed(questions, how, folder=folder, seed=NOISE_SEED, donors=donors)
             ways[how] = shares_correct(collector.ask(changed, spec, f"{name}/{how}", advance))
+    context.counts["invalid"] = context.counts.get("invalid", 0) + collector.invalid
     return contributions(original, ways)

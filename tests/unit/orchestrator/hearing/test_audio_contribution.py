@@ -21,6 +21,7 @@ from orchestrator.hearing.contribution import (
 )
 from orchestrator.hearing.perturb import Perturbation
 from orchestrator.hearing.tasks import Need, by_metadata, perceptual_tasks
+from orchestrator.stages.perceive import counted
 from orchestrator.stages.scoring import Scored
 from rewards import Sample, Verdict
 from rollout import AnswerKind, AudioRef, FinishReason, Question, Trajectory
@@ -105,6 +106,19 @@ def test_only_questions_asked_in_every_way_have_a_contribution() -> None:
         {Perturbation.SILENCE: {"c": 0.0, "a": 0.5}, Perturbation.SWAP: {"a": 0.0, "b": 0.0, "c": 1.0}},
     )
     assert made == [Contribution("a", 1.0, silence=0.5, swap=0.0), Contribution("c", 1.0, silence=0.0, swap=1.0)]
+
+
+@settings(deadline=None)
+@given(ITEMS, st.integers(0, 9), st.integers(0, 9))
+def test_counts_of_the_stage_add_up(items: list[Contribution], unjudged: int, not_drawn: int) -> None:
+    grounded = perception_grounded(items, min_original=0.5, min_drop=0.25)
+    given_to_probe = len(items) + unjudged
+    by_task = {"no_clip": 3, "semantic_task": 2, "kept": given_to_probe + not_drawn}
+    counts = counted(by_task, given_to_probe + not_drawn, given_to_probe, grounded)
+    assert sum(n for name, n in counts.items() if name.startswith("by_probe/")) == given_to_probe
+    assert counts["not_drawn"] == counts["by_task/kept"] - given_to_probe
+    assert counts["by_probe/no_valid_verdict"] == unjudged
+    assert counts["by_probe/kept"] == len(grounded.ids)
 
 
 def asked(task: str, audio: bool = True) -> Question:
