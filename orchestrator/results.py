@@ -23,6 +23,9 @@ COLUMNS = (
 )
 
 
+NONE = "–"  # what a run has no figure of: questions without clips hold no perceptions
+
+
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
     """A run's directory name, its report and its policy updates in order."""
@@ -76,9 +79,10 @@ def change_table(runs: list[FinishedRun]) -> list[list[str]]:
     ]
     for run in runs:
         before, after = run.report["eval"]["before"], run.report["eval"]["after"]
-        changes = [f"{100 * (after[key] - before[key]):+.1f}" for key, _ in COLUMNS]
-        probe = f"{run.report['probe_max_abs_diff']:.1e}"
-        rows.append([run.name, *changes, f"{100 * after['think_present']:.1f}", probe])
+        changes = [_change(before.get(key), after.get(key)) for key, _ in COLUMNS]
+        largest = run.report["probe_max_abs_diff"]
+        probe = NONE if largest is None else f"{largest:.1e}"
+        rows.append([run.name, *changes, _percent(after, "think_present", None), probe])
     return rows
 
 
@@ -133,6 +137,10 @@ def _plot(runs: list[FinishedRun], path: Path) -> None:
 def _percent(side: dict[str, Any], key: str, error: str | None) -> str:
     value = side.get(key)
     if value is None:
-        return "–"
+        return NONE
     spread = f" ±{100 * side[error]:.1f}" if error and side.get(error) else ""
     return f"{100 * value:.1f}{spread}"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return NONE if before is None or after is None else f"{100 * (after - before):+.1f}"

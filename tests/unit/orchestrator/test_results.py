@@ -51,6 +51,19 @@ def test_the_folder_holds_tables_plot_and_reports_without_the_place_they_ran_in(
     assert (out / "demo-seed4.updates.jsonl").read_bytes() == (run / "updates.jsonl").read_bytes()
 
 
+def test_figures_that_a_run_does_not_have_are_dashes(run: Path, tmp_path: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    for side in report["eval"].values():
+        side["true_perceptions"] = None
+    report["eval"]["after"]["think_present"] = None
+    (run / "report.json").write_text(json.dumps(report | {"probe_max_abs_diff": None}))
+    runs = read_runs([run])
+    assert table(runs)[1][4:6] == ["90.0 → –", "– → –"]
+    assert change_table(runs)[1] == ["demo-seed4", "+15.0", "+6.0", "–", "–", "–", "–"]
+    write_folder(runs, [run], tmp_path / "out")
+    assert "| – |" in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(MgrdError, match=r"holds no report\.json"):
         read_runs([tmp_path])
