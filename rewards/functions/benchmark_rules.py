@@ -32,6 +32,9 @@ CLOSED = (
     ("valid", "invalid"),
     ("yes", "no"),
 )  # answers of Big Bench Audio; a reply is read as the last of them it names
+NEGATED = re.compile(
+    r"\b(?:not|\w+n['’]t)[\s*]+(?:an?[\s*]+)?(?:(?!only\b)\w+ly[\s*]+)*(valid|invalid)\b"
+)  # "not deductively valid"
 
 
 def is_benchmark_right(rules: str, reply: str, choices: Sequence[str], reference: str) -> bool:
@@ -99,9 +102,11 @@ def is_audiobench_number(reply: str, reference: str) -> bool:
 def is_closed_answer(reply: str, reference: str) -> bool:
     """Big Bench Audio without a judge: of the possible answers (valid or invalid, yes or no, a number) the last one named counts.
 
+    "not valid" names invalid, and the other way round, with "a" or adverbs between ("not a deductively valid argument").
     Raises ValueError for a reference that is none of them.
     """
-    said = [str(NUMBER_WORDS.get(word, word)) for word in WORD.findall(reply.lower())]
+    plain = NEGATED.sub(lambda found: "invalid" if found[1] == "valid" else "valid", reply.lower())
+    said = [str(NUMBER_WORDS.get(word, word)) for word in WORD.findall(plain)]
     wanted = reference.strip().lower()
     for known in CLOSED:
         if wanted in known:
