@@ -90,7 +90,9 @@ def original_id(question_id: str) -> str:
 
 
 def same_answer(question: Question, other: Question) -> bool:
-    """Whether the other question's right answer would be right here, too."""
+    """Whether the other question's right answer would be right here, too; no when one of them has no reference."""
+    if not question.answer.strip() or not other.answer.strip():
+        return False
     if _canonical(question.answer) == _canonical(other.answer):
         return True
     return question.answer_kind is AnswerKind.NUMBER and is_number(other.answer, question.answer, question.tolerance)

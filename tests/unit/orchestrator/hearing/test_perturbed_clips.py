@@ -198,6 +198,13 @@ def test_numbers_within_tolerance_are_the_same_answer() -> None:
     assert not same_answer(one, Question("3", "How many?", "6", AnswerKind.NUMBER))
 
 
+def test_open_questions_without_a_reference_swap_clips_with_each_other(tmp_path: Path) -> None:
+    open_questions = [question(number, answer="") for number in range(3)]
+    assert not same_answer(open_questions[0], open_questions[1])
+    swapped = perturbed(open_questions, Perturbation.SWAP, folder=tmp_path, seed=0)
+    assert all(new.clips != old.clips for new, old in zip(swapped, open_questions, strict=True))
+
+
 def test_a_text_question_has_nothing_to_replace(tmp_path: Path) -> None:
     with pytest.raises(HearingError, match="'q1'"):
         perturbed([question(1, audio=())], Perturbation.SILENCE, folder=tmp_path, seed=0)
