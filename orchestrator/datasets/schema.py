@@ -66,6 +66,8 @@ def check_record(record: object) -> list[str]:
             faults.append(f"field '{name}' is empty")
     if not isinstance(record.get("truth", {}), dict):
         faults.append("field 'truth' must be an object")
+    else:
+        faults += _check_events(record.get("truth", {}).get("events", []))
     faults += _check_audio(record.get("audio", []))
     faults += _check_history(record.get("history", []))
     return faults + _check_answer(record)
@@ -85,6 +87,31 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     """The fault of a field that nobody knows, with the nearest known name."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"unknown field '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
+
+
+def _check_events(events: object) -> list[str]:
+    """What a reasoning is checked against: `kind`, `start_s`, `end_s`, and `pitch_hz` and `level_db` where they are known."""
+    if not isinstance(events, list):
+        return ["'events' of 'truth' must be a list"]
+    faults = []
+    for number, event in enumerate(events, 1):
+        where = f"event {number} of 'truth'"
+        if not isinstance(event, dict):
+            faults.append(f"{where} must be an object with 'kind', 'start_s' and 'end_s'")
+            continue
+        if not isinstance(event.get("kind"), str) or not event["kind"].strip():
+            faults.append(f"{where}: 'kind' must be text that is not empty")
+        faults += [
+            f"{where}: '{name}' must be a number of seconds"
+            for name in ("start_s", "end_s")
+            if not _is_number(event.get(name))
+        ]
+        faults += [
+            f"{where}: '{name}' must be a number or null"
+            for name in ("pitch_hz", "level_db")
+            if event.get(name) is not None and not _is_number(event[name])
+        ]
+    return faults
 
 
 def _check_audio(clips: object) -> list[str]:

@@ -110,9 +110,9 @@ def known_values(claim: Claim, truth: Mapping[str, Any], task: str) -> Sequence[
     if claim.kind is ClaimKind.ONSET:
         return [event["start_s"] for event in events]
     if claim.kind is ClaimKind.LEVEL:
-        return [event["level_db"] for event in events]
+        return [event.get("level_db") for event in events]
     if claim.kind is ClaimKind.PITCH:
-        return [event["pitch_hz"] for event in events]
+        return [event.get("pitch_hz") for event in events]
     if claim.kind is ClaimKind.LENGTH:
         return [event["end_s"] - event["start_s"] for event in events]
     return [truth.get("beat_s")]

@@ -71,6 +71,12 @@ def test_claims_are_counted_and_checked(
     assert true_share(reasoning, known, task) == (true, stated)
 
 
+def test_a_pitch_or_level_that_the_truth_leaves_out_is_not_confirmed() -> None:
+    bare = {"events": [{"kind": "dog", "start_s": 0.2, "end_s": 0.9}]}
+    said = "I hear a dog. Note 1 is about 440 Hz. Level 1 is about 0 dB. Sound 1 lasts 0.7 s."
+    assert true_share(said, bare, "order") == (2, 4)
+
+
 def test_without_known_events_nothing_is_checked() -> None:
     assert (
         true_share("I hear a dog.", {}, "source") == true_share("I hear a dog.", {"seconds": 2.0}, "source") == (0, 0)

@@ -151,6 +151,14 @@ def test_silence_where_the_truth_claims_a_sound_is_named(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"truth": {"events": {}}}, "'events' of 'truth' must be a list"),
+        ({"truth": {"events": ["dog"]}}, "event 1 of 'truth' must be an object with 'kind', 'start_s' and 'end_s'"),
+        ({"truth": {"events": [{"start_s": 0.1, "end_s": 1}]}}, "event 1 of 'truth': 'kind' must be text"),
+        ({"truth": {"events": [{"kind": "dog", "start_s": 0.1}]}}, "event 1 of 'truth': 'end_s' must be a number"),
+        (
+            {"truth": {"events": [{"kind": "dog", "start_s": 0, "end_s": 1, "pitch_hz": "high"}]}},
+            "event 1 of 'truth': 'pitch_hz' must be a number or null",
+        ),
         ({"choices": ["first"]}, "two choices or more"),
         ({"choices": ["first", "first"]}, "two choices are the same"),
         ({"answer_kind": "guess"}, "is none of choice, exact, number"),
