@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cursor": ["Cursor"],
         "demonstrations": ["Demonstration", "direct_audio", "read_demonstrations", "write_demonstrations"],
         "jsonl": ["load_questions", "write_questions"],
-        "mixing": ["token_mixed_batches"],
+        "mixing": ["token_mixed_batches", "usable_shares"],
         "schema": ["DataError", "Problem"],
     },
 )

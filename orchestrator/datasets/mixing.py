@@ -40,6 +40,22 @@ def token_mixed_batches(
     return out
 
 
+def usable_shares(
+    shares: Mapping[str, float], items: Mapping[str, Sequence[object]]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Shares of the sources that have both a share and items, and the names of those that have a share but no items.
+
+    Where one is missing, the others' shares are scaled to the sum of all again; else they are handed back as they are.
+    """
+    wanted = {name: share for name, share in shares.items() if share > 0}
+    missing = tuple(name for name in wanted if not items.get(name))
+    usable = {name: share for name, share in wanted.items() if name not in missing}
+    if not missing or not usable:
+        return usable, missing
+    scale = sum(wanted.values()) / sum(usable.values())
+    return {name: share * scale for name, share in usable.items()}, missing
+
+
 def _epochs(items: int, seed: int) -> Iterator[int]:
     rng = random.Random(seed)
     order = list(range(items))

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "build": ["VERSION", "build_text_reasoning", "text_demonstrations", "text_questions"],
         "difficulty": ["EASY", "Difficulty"],
         "problems": ["FAMILIES"],
-        "reasoning": ["reasoning_of"],
+        "reasoning": ["has_reasoning", "reasoning_of"],
         "verify": ["verified"],
     },
 )

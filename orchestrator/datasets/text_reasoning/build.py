@@ -20,14 +20,13 @@ from orchestrator.datasets.jsonl import write_questions
 from orchestrator.datasets.schema import DataError
 from orchestrator.datasets.text_reasoning.difficulty import EASY, Difficulty
 from orchestrator.datasets.text_reasoning.problems import FAMILIES, Problem
-from orchestrator.datasets.text_reasoning.reasoning import reasoning_of
+from orchestrator.datasets.text_reasoning.reasoning import NAME, reasoning_of
 from orchestrator.datasets.text_reasoning.verify import answer_again
 from orchestrator.seeds import derive
 from rollout.messages import Question
 
 log = logging.getLogger(__name__)
 
-NAME = "text_reasoning"
 VERSION = 2  # of the drawing: builds of another version hold other problems
 TRAIN, HELD_OUT = 2000, 200  # questions
 SPLITS = ("held_out", "train")

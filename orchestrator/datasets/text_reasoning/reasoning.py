@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.datasets.text_reasoning.problems import FAMILIES
 from rollout.messages import Question
 
+NAME = "text_reasoning"
 FEW = 5  # a product with a factor up to this is a repeated sum
+
+
+def has_reasoning(question: Question) -> bool:
+    """Whether `reasoning_of` can work it out: a generated question with its parameters."""
+    return question.dataset == NAME and question.task in FAMILIES and bool(question.truth)
 
 
 def reasoning_of(question: Question) -> str:
