@@ -83,6 +83,13 @@ def perturbed(
     ]
 
 
+def with_donors(questions: Sequence[Question], donors: Sequence[Question] | None = None) -> list[Question]:
+    """Those of the questions whose clips can be replaced in every way: they have clips, and a donor to swap with. donors: as for
+    `perturbed`."""
+    pool = _Donors(questions if donors is None else donors)
+    return [question for question in questions if question.clips and pool.candidates(question)]
+
+
 def original_id(question_id: str) -> str:
     """The id of the question that a perturbed one was made from; any other id unchanged."""
     stem, mark, how = question_id.rpartition(MARK)
@@ -115,7 +122,7 @@ class _Donors:
 
     def clips_for(self, question: Question, seed: int) -> list[AudioRef]:
         """Clips of one donor, taken in turn: of the same task if there is one, with as many clips, about as long."""
-        nearest = self._nearest(question, self._by_task[question.task]) or self._nearest(question, self._all)
+        nearest = self.candidates(question)
         if not nearest:
             raise HearingError(
                 f"question {question.id!r} has no other clip to swap with: every donor has its clip or its answer "
@@ -123,6 +130,10 @@ class _Donors:
             )
         donor = random.Random(derive(seed, "swap", question.id)).choice(nearest)
         return [donor.clips[i % len(donor.clips)] for i in range(len(question.clips))]
+
+    def candidates(self, question: Question) -> list[Question]:
+        """Donors to choose from; [] when there is none."""
+        return self._nearest(question, self._by_task[question.task]) or self._nearest(question, self._all)
 
     def _nearest(self, question: Question, donors: Sequence[Question]) -> list[Question]:
         """The able donors of the least distance at which there are any."""

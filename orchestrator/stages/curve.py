@@ -7,10 +7,12 @@ exported and registered with its lineage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.distillation.pairs import error_rate
 from orchestrator.hearing.contribution import audio_contribution
+from orchestrator.hearing.perturb import with_donors
 from orchestrator.seeds import derive
 from orchestrator.stages.cold_start import drawn, hearing_questions
 from orchestrator.stages.collect import Collector
@@ -19,7 +21,7 @@ from orchestrator.stages.evaluate import evaluate
 from orchestrator.stages.export import export_model
 from orchestrator.stages.perceive import probe
 from orchestrator.stages.plans import mean_and_error
-from rollout import SamplingSpec
+from rollout import Question, SamplingSpec
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -30,7 +32,14 @@ def run(context: StageContext) -> dict[str, Any]:
     folder, version = context.folder, context.version
     point = evaluate(context, held_out, name).to_dict()
 
-    asked = drawn(held_out, config.contribution_questions, derive(seed, "curve", "contribution"))
+    asked, undonated = contribution_questions(
+        held_out, config.contribution_questions, derive(seed, "curve", "contribution")
+    )
+    if undonated:
+        parts.progress.note(
+            f"{name}: {undonated} of {undonated + len(asked)} held-out questions are not asked without their clip: no other clip has "
+            "another answer"
+        )
     greedy = SamplingSpec(1, 0.0, rollout.max_new_tokens, derive(seed, "curve"))
     point["audio_contribution"], point["audio_contribution_stderr"] = audio_contribution(
         probe(context, asked, held_out, greedy)
@@ -52,5 +61,14 @@ def run(context: StageContext) -> dict[str, Any]:
         )
     parts.tracker.log(0, {f"curve/{key}": value for key, value in point.items() if isinstance(value, float)})
     context.counts |= {"questions": point["questions"], "hearing_prompts": len(prompts), "text": len(text)}
+    context.counts |= {"contribution_questions": len(asked), "without_donor": undonated}
     context.counts["invalid"] += point["invalid_verdicts"] + collector.invalid  # beside those of the probe
     return point | {"model": export_model(context, f"models/{name.removeprefix('evaluate.')}")}
+
+
+def contribution_questions(held_out: Sequence[Question], count: int, seed: int) -> tuple[list[Question], int]:
+    """Questions for the audio-contribution probe, `count` drawn from those with clips; and how many of these are left out because
+    there is no clip to swap theirs with."""
+    chosen = drawn([question for question in held_out if question.clips], count, seed)
+    able = with_donors(chosen, held_out)
+    return able, len(chosen) - len(able)

@@ -21,7 +21,9 @@ from orchestrator.hearing.perturb import (
     perturbed,
     same_answer,
     whole_tokens,
+    with_donors,
 )
+from orchestrator.stages.curve import contribution_questions
 from rollout import AnswerKind, AudioRef, Question, load_audio
 from rollout.messages import Turn
 from rollout.model.config import StepAudio2EncoderConfig
@@ -183,6 +185,20 @@ def test_the_seed_picks_the_donor() -> None:
     assert len(picked) > 4
 
 
+@given(QUESTIONS)
+@settings(max_examples=80, deadline=None)
+def test_questions_with_donors_are_exactly_those_that_can_be_swapped(asked: list[Question]) -> None:
+    asked = [*{q.id: q for q in asked}.values(), question(99, audio=())]
+    able = with_donors(asked)
+    for one in asked[:-1]:
+        if one in able:
+            assert perturbed([one], Perturbation.SWAP, folder=room(), seed=0, donors=asked)[0].audio != one.audio
+        else:
+            with pytest.raises(HearingError, match="no other clip"):
+                perturbed([one], Perturbation.SWAP, folder=room(), seed=0, donors=asked)
+    assert asked[-1] not in able
+
+
 @pytest.mark.parametrize("how", list(Perturbation))
 def test_every_clip_of_every_turn_is_replaced(how: Perturbation, tmp_path: Path) -> None:
     asked = question(1, "a", audio=(clip(1), clip(2)), history=(Turn("human", "And this?", (clip(3),)),))
@@ -212,3 +228,14 @@ def test_a_text_question_has_nothing_to_replace(tmp_path: Path) -> None:
 
 def test_only_marks_of_perturbations_are_taken_off_an_id() -> None:
     assert [original_id(i) for i in ("q#1", "q#silence", "a#b#swap")] == ["q#1", "q", "a#b"]
+
+
+def test_the_curve_asks_without_clip_only_where_that_is_possible(tmp_path: Path) -> None:
+    held_out = [question(i, "dog", task=str(i % 2)) for i in range(6)] + [question(9, "cat", "other")]
+    held_out += [question(20, audio=()), question(21, audio=(clip(9),), task="same clip")]
+    asked, undonated = contribution_questions(held_out, 100, seed=1)
+    assert {q.id for q in asked} == {"q0", "q1", "q2", "q3", "q4", "q5", "q9"} and undonated == 1
+    for how in Perturbation:
+        assert len(perturbed(asked, how, folder=tmp_path, seed=0, donors=held_out)) == 7
+    assert contribution_questions(held_out[7:8], 100, seed=1) == ([], 0)
+    assert len(contribution_questions(held_out, 3, seed=1)[0]) <= 3
