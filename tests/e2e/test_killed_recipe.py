@@ -8,7 +8,7 @@ from test_whole_recipe import lines, manifests
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 CLEAN_UP_LIMIT_S = 20.0
-KILLS = (
+KILLS = (  # one in every kind of stage
     "chunk:cold_start.chains:0",
     "cold_start.sft:step:3",
     "chunk:cold_start.select:0",
@@ -17,9 +17,6 @@ KILLS = (
     "chunk:t1.perceive/noise:0",
     "chunk:t1.distil:0",
     "t1.refine:step:1",
-    "chunk:t1.select:0",
-    "update:3:after_publish",
-    "chunk:evaluate.t1/hearing:0",
     "align:step:3",
     "stage:export:done",
 )
