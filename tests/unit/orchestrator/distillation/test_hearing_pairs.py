@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,10 +21,10 @@ SAYS = (FALSE, EMPTY, HEARS)
 DENIES = "<think>\n\n</think>\nI cannot hear audio."
 
 
-def sample(number: int, *, denies: bool, question: str = "q", **more: object) -> Scored:
-    fields: dict[str, object] = {"components": {"self_cognition": float(not denies)}} | more
+def sample(number: int, *, denies: bool, question: str = "q", **more: Any) -> Scored:
+    fields: dict[str, Any] = {"components": {"self_cognition": float(not denies)}} | more
     text = fields.pop("text", DENIES if denies else HEARS)
-    return response(number, text, question=question, **fields)  # type: ignore[arg-type]
+    return response(number, text, question=question, **fields)
 
 
 ROW = st.tuples(st.booleans(), st.booleans(), st.integers(1, 6), st.integers(0, 2))
@@ -122,7 +123,7 @@ def test_every_question_has_its_first_pair_before_any_has_its_second() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"finished": False}, {"invalid": True}])
-def test_a_broken_response_is_no_good_side(wrong: dict[str, bool]) -> None:
+def test_a_broken_response_is_no_good_side(wrong: dict[str, Any]) -> None:
     group = [sample(0, denies=True), sample(1, denies=False, **wrong)]
     assert mine_pairs([group], model="t2", max_per_question=1, seed=0) == []
 
