@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 RUN_LIMIT_S = 600.0  # of one run; a minute on two idle cores
+MARK = "MGRD_TEST_RUN"  # environment variable that a run and all it starts carry: the run's directory
 VARIES = ("seconds/", "tokens_per_second", "generated_tokens_per_second")
 
 
@@ -36,7 +39,7 @@ class MicroRuns:
         ]
 
     def start(self, run_dir: Path, *overrides: str, chaos: str = "") -> subprocess.Popen[str]:
-        environment = os.environ | ({"MGRD_CHAOS_POINT": chaos} if chaos else {})
+        environment = os.environ | {MARK: str(run_dir)} | ({"MGRD_CHAOS_POINT": chaos} if chaos else {})
         return subprocess.Popen(
             self.argv(run_dir, *overrides),
             env=environment,
@@ -96,18 +99,40 @@ def report(run_dir: Path) -> dict[str, Any]:
 
 
 def processes_of(run_dir: Path) -> list[str]:
-    """Command lines of processes that mention a run directory or carry it in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        if str(run_dir) in line:
-            found.append(line)
+    """Processes of a run that the tests have started: they name its directory, carry its mark in their environment (engines, trainer
+    ranks and reward workers rename themselves), or descend from one that does (scoring processes get an environment of their own)."""
+    everyone = {process.pid: process for process in psutil.process_iter() if process.pid != os.getpid()}
+    parents = _parents(everyone)
+    found = {pid for pid, process in everyone.items() if _belongs(process, run_dir)}
+    while heirs := {pid for pid in everyone.keys() - found if parents.get(pid) in found}:
+        found |= heirs
+    return sorted(filter(None, (_said(everyone[pid]) for pid in found)))
+
+
+def _parents(processes: dict[int, psutil.Process]) -> dict[int, int]:
+    found = {}
+    for pid, process in processes.items():
+        with contextlib.suppress(psutil.Error):
+            found[pid] = process.ppid()
     return found
+
+
+def _belongs(process: psutil.Process, run_dir: Path) -> bool:
+    """False for one that has ended meanwhile."""
+    try:
+        return str(run_dir) in " ".join(process.cmdline()) or process.environ().get(MARK) == str(run_dir)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _said(process: psutil.Process) -> str:
+    """Name, number and command line; "" for one that has ended meanwhile, or waits for its parent to notice."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return f"{process.name()} {process.pid}: {' '.join(process.cmdline())}"
+    except psutil.Error:
+        return ""
 
 
 def eventually(check: Callable[[], bool], limit_s: float) -> bool:
