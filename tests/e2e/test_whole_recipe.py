@@ -75,6 +75,7 @@ def test_preference_pairs_say_which_model_sampled_either_side(whole_recipe: Path
     pairs = lines(whole_recipe / "stages" / "align" / "pairs.jsonl")
     assert len(pairs) == manifest.counts["pairs"] > 0
     assert sum(n for name, n in manifest.counts.items() if name.startswith("pairs_from/")) == len(pairs)
+    assert manifest.counts["false_or_empty"] > 0 and manifest.counts["other_prompt"] == 0
     for pair in pairs:
         assert pair["chosen"]["model"] == manifest.started_from
         assert f"pairs_from/{pair['rejected']['model']}" in manifest.counts
