@@ -24,11 +24,10 @@ from orchestrator.lineage import describe
 from orchestrator.manifest import Manifest, digest_of, file_digest, inputs_of, mismatch, read_manifest, weights_digest
 from orchestrator.parts import Parts
 from orchestrator.pipeline import SCORED_BY, Stage, settings_of
+from orchestrator.preflight import examiner_versions, judge_versions
 from orchestrator.rundir import CHECKPOINT_PREFIX, RunDirectory, write_atomic
-from orchestrator.specs import examiner_spec
 from orchestrator.stages.context import StageContext
 from orchestrator.tracking import Tracker
-from rewards import resolve_reward
 
 log = logging.getLogger(__name__)
 Runner = Callable[[StageContext], dict[str, Any]]
@@ -63,7 +62,8 @@ class Conductor:
         self._model = ""  # checkpoint that ended the last training stage; "": the base
         self._models: list[str] = []
         self._base = weights_digest(parts.model_path)
-        self._examiner = resolve_reward(examiner_spec(config)).versions if config.pipeline.recipe == "mgrd" else {}
+        self._examiner = examiner_versions(config) if config.pipeline.recipe == "mgrd" else {}
+        self._judge = judge_versions(config) if config.pipeline.recipe == "mgrd" else {}
         self._updates = 0  # policy updates of the stages so far
         self._held: tuple[str, int] = ("", 0)  # (checkpoint, version) that engines and trainer hold
 
@@ -90,6 +90,8 @@ class Conductor:
             functions |= self.state.get("rewards", {})
         if scored_by in ("examiner", "both"):
             functions |= {f"examiner/{name}": version for name, version in self._examiner.items()}
+        if stage.kind == "distil":
+            functions |= {f"judge/{name}": version for name, version in self._judge.items()}
         return settings_of(stage, self.config) | {"functions": functions}
 
     def _inputs(self, stage: Stage) -> dict[str, str]:
