@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import chaos
+from orchestrator.datasets.identity import prompt_digest
 from orchestrator.manifest import digest_of
 from orchestrator.stages.scoring import Scored, attach, samples_of
 from rewards import Verdict
@@ -66,8 +67,7 @@ class Collector:
     def _path(self, questions: Sequence[Question], spec: SamplingSpec, prefix: str, number: int) -> Path:
         key = digest_of(
             [
-                [q.id for q in questions],
-                [[clip.sha256 for clip in q.audio] for q in questions],
+                [[q.id, prompt_digest(q)] for q in questions],
                 [spec.samples, spec.temperature, spec.max_new_tokens, spec.seed],
                 self.version,
                 self.judge.versions,

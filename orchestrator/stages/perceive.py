@@ -8,6 +8,7 @@ is counted under one reason; counts of the rule by task add up to all questions,
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from orchestrator.hearing.contribution import (
     perception_grounded,
     shares_correct,
 )
-from orchestrator.hearing.perturb import Perturbation, perturbed
+from orchestrator.hearing.perturb import Perturbation, perturbed, with_donors
 from orchestrator.hearing.tasks import Need, by_metadata, perceptual_tasks
 from orchestrator.seeds import derive
 from orchestrator.stages.cold_start import drawn
@@ -35,13 +36,11 @@ def run(context: StageContext) -> dict[str, Any]:
     """Ids of kept questions. Raises RunFailed when none is left."""
     parts, config = context.parts, context.parts.config.pipeline.perceive
     seed = parts.config.run.seed
-    table = {task: Need.ACOUSTIC.value for task in config.tasks}
     train = context.questions.train
-    tasks = perceptual_tasks(table, dataset=train[0].dataset)
-    if config.tasks:
-        tasks = {q.task: Need.ACOUSTIC if q.task in config.tasks else Need.SEMANTIC for q in train}
-    by_task, why = by_metadata(train, tasks)
-    asked = drawn(by_task, config.questions, derive(seed, context.stage.name, "questions"))
+    by_task, why = fitting(train, config.tasks)
+    wanted = drawn(by_task, config.questions, derive(seed, context.stage.name, "questions"))
+    asked = with_donors(wanted, train)
+    why |= {"without_donor": len(wanted) - len(asked)}
     spec = SamplingSpec(
         config.samples,
         parts.config.rollout.temperature,
@@ -51,7 +50,7 @@ def run(context: StageContext) -> dict[str, Any]:
     items = probe(context, asked, train, spec)
     grounded = perception_grounded(items, min_original=config.min_original, min_drop=config.min_drop)
     mean, error = audio_contribution(items)
-    context.counts |= counted(why, len(by_task), len(asked), grounded)
+    context.counts |= counted(why, len(by_task) - why["without_donor"], len(asked), grounded)
     parts.tracker.log(0, {f"perceive/{name}": n for name, n in context.counts.items()} | {"audio_contribution": mean})
     if not grounded.ids:
         raise RunFailed(
@@ -62,9 +61,24 @@ def run(context: StageContext) -> dict[str, Any]:
     return {"kept": list(grounded.ids), "audio_contribution": mean, "stderr": error, "counts": context.counts}
 
 
+def fitting(questions: Sequence[Question], tasks: Sequence[str]) -> tuple[list[Question], dict[str, int]]:
+    """Questions whose task needs acoustic analysis, in their order, and how many went which way: by the list `tasks`, or by the
+    shipped table of each question's own data set."""
+    if tasks:
+        listed = {q.task: Need.ACOUSTIC if q.task in tasks else Need.SEMANTIC for q in questions}
+        return by_metadata(questions, listed)
+    kept: set[str] = set()
+    counts: Counter[str] = Counter()
+    for dataset in sorted({q.dataset for q in questions}):
+        found, why = by_metadata([q for q in questions if q.dataset == dataset], perceptual_tasks(dataset=dataset))
+        kept |= {q.id for q in found}
+        counts.update(why)
+    return [q for q in questions if q.id in kept], dict(counts)
+
+
 def counted(by_task: Mapping[str, int], fitting: int, asked: int, grounded: Grounded) -> dict[str, int]:
-    """Questions by what became of them: by_task/… adds up to all, not_drawn are the fitting ones that were not asked, by_probe/…
-    adds up to those asked; no_valid_verdict: with the clip, or without it in one of the three ways."""
+    """Questions by what became of them: by_task/… adds up to all (without_donor are of those kept), not_drawn are the fitting ones
+    that were not asked, by_probe/… adds up to those asked; no_valid_verdict: with the clip, or without it in one of three ways."""
     unjudged = asked - sum(grounded.counts.values())
     return {
         **{f"by_task/{name}": n for name, n in by_task.items()},
