@@ -36,7 +36,7 @@ demo: venv
 	$(bin)/mgrd run experiment=demo $(if $(SEED),run.seed=$(SEED)) $(if $(RUN_DIR),run.dir=$(RUN_DIR)) $(ARGS)
 
 test: venv
-	$(bin)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: venv
 	$(bin)/ruff check $(code)
