@@ -193,7 +193,7 @@ def test_a_resumed_run_is_silent_until_its_own_windows_show_it_again() -> None:
     assert again.evidence["looked_at"][0] == at + 1
 
 
-values = st.floats(min_value=0.0, max_value=1.0)
+values = st.floats(min_value=0.0, max_value=1.0, allow_subnormal=False)
 
 
 @given(
@@ -203,9 +203,9 @@ values = st.floats(min_value=0.0, max_value=1.0)
                 ("reward__mean", "accuracy", "responses__repeated_share", "responses__stuck_share"), values
             ),
             **dict.fromkeys(("think__copied_share", "policy__entropy"), values.map(lambda v: v / 2)),
-            "response__truncated": st.floats(0, CONFIG.truncated),
-            "invalid_share": st.floats(0, CONFIG.invalid),
-            "think__tokens": st.floats(0, 10_000),
+            "response__truncated": st.floats(0, allow_subnormal=False, max_value=CONFIG.truncated),
+            "invalid_share": st.floats(0, allow_subnormal=False, max_value=CONFIG.invalid),
+            "think__tokens": st.floats(0, allow_subnormal=False, max_value=10_000),
         }
     ),
     updates=st.integers(1, 40),
@@ -226,7 +226,7 @@ def test_constant_curves_within_the_limits_never_alarm(level: dict, updates: int
 def test_any_curves_give_the_same_answer_twice_and_an_alarm_names_what_it_saw(
     data: st.DataObject, updates: int
 ) -> None:
-    curve = st.lists(st.floats(0, 1), min_size=updates, max_size=updates)
+    curve = st.lists(st.floats(0, allow_subnormal=False, max_value=1), min_size=updates, max_size=updates)
     records = stage(updates, **{name.replace("/", "__"): data.draw(curve) for name in GOOD})
     alarm = watch(records, CONFIG)
     assert alarm == watch(json.loads(json.dumps(records)), CONFIG)
@@ -236,7 +236,7 @@ def test_any_curves_give_the_same_answer_twice_and_an_alarm_names_what_it_saw(
         assert set(alarm.evidence["metrics"]) <= set(watched())
 
 
-@given(shift=st.floats(0.0, 0.3), updates=st.integers(20, 40))
+@given(shift=st.floats(0.0, allow_subnormal=False, max_value=0.3), updates=st.integers(20, 40))
 @settings(max_examples=30, deadline=None)
 def test_a_deeper_fall_of_the_think_length_never_silences_the_alarm(shift: float, updates: int) -> None:
     falls = line(250, 100, updates)
