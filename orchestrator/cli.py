@@ -61,7 +61,7 @@ def _compose(overrides: list[str] | None) -> ExperimentConfig:
 
 
 def _refuse(error: Exception) -> NoReturn:
-    errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False)
+    errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
     raise typer.Exit(REFUSED)
 
 
@@ -122,13 +122,13 @@ def _run(config: ExperimentConfig) -> int:
     try:
         report = Controller(config, console).run()
     except (PreflightError, ConfigError, DataError, AudioError) as error:
-        errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False)
+        errors.print(f"[red]refused:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return REFUSED
     except KeyboardInterrupt:
-        errors.print(f"[yellow]stopped.[/yellow] {escape(go_on)}", highlight=False)
+        errors.print(f"[yellow]stopped.[/yellow] {escape(go_on)}", highlight=False, soft_wrap=True)
         return INTERRUPTED
     except RunPaused as pause:
-        errors.print(f"[yellow]paused:[/yellow] {escape(str(pause))}\n{escape(go_on)}", highlight=False)
+        errors.print(f"[yellow]paused:[/yellow] {escape(str(pause))}\n{escape(go_on)}", highlight=False, soft_wrap=True)
         return PAUSED
     except (MgrdError, TrainerDied, RewardError, LedgerError, RuntimeError, OSError) as error:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from engine_room import EngineRoom
+
+os.environ["COLUMNS"] = "200"  # tables and messages are laid out alike wherever the tests run
 
 
 @pytest.fixture(scope="session")
