@@ -73,6 +73,8 @@ class Conductor:
             manifest = self._finished(stage)
             if manifest is None:
                 manifest = self._perform(stage, runners[stage.kind])
+            else:
+                self._put_down(stage)
             self.manifests[stage.name] = manifest
             if stage.trains:
                 self._model = manifest.model
@@ -169,11 +171,17 @@ class Conductor:
                 self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.monotonic() - begin
         manifest.write(context.folder)
         chaos.point(f"stage:{stage.name}:done")
-        self.state.pop("working", None)
+        self._put_down(stage)
+        return manifest
+
+    def _put_down(self, stage: Stage) -> None:
+        """Ends the work on a stage that has its manifest; also where the process died between the two."""
+        if self.state.get("working", {}).get("stage") != stage.name:
+            return
+        self.state.pop("working")
         self.changed = False  # a later stage has nothing from before the change
         self.state["changed"] = False
         self._save()
-        return manifest
 
     def _take_up(self, stage: Stage, settings: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
         """What a stage that was cut off had kept; else a new beginning. The weights it starts from are held when this returns, unless
