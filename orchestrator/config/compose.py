@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from orchestrator.config.checks import problems
 from orchestrator.config.named import ENTRIES, apply_named, split_named
@@ -46,13 +47,22 @@ def compose_config(overrides: list[str]) -> ExperimentConfig:
 def from_yaml(path: Path) -> ExperimentConfig:
     """The config a run stored. Raises ConfigError for a file that is missing, malformed or of another schema."""
     try:
-        stored, schema = OmegaConf.load(path), OmegaConf.structured(ExperimentConfig)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a stored experiment configuration: {error}") from error
+    return from_text(text, str(path))
+
+
+def from_text(text: str, where: str) -> ExperimentConfig:
+    """As `to_yaml` wrote it; where: for messages. Raises ConfigError for text that is malformed or of another schema."""
+    try:
+        stored, schema = OmegaConf.create(text), OmegaConf.structured(ExperimentConfig)
         if OmegaConf.select(stored, "reward.terms") is not None:
             schema.reward.terms = {}  # the stored terms are all there are; a default that was removed stays removed
         merged = OmegaConf.merge(schema, stored)
         return checked(cast(ExperimentConfig, OmegaConf.to_object(merged)))
-    except (OSError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not a stored experiment configuration: {error}") from error
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{where}: not a stored experiment configuration: {error}") from error
 
 
 def checked(config: ExperimentConfig) -> ExperimentConfig:

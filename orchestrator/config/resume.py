@@ -7,7 +7,7 @@ result is the stored configuration, but for `run.resume` (and `run.dir`, where t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -38,19 +38,26 @@ def resumed_config(directory: Path, overrides: Sequence[str]) -> ExperimentConfi
     if not path.is_file():
         raise ConfigError(f"nothing to resume in {directory}: it holds no {CONFIG_FILE}; give the run.dir of a run")
     stored = from_yaml(path)
+    config = changed_config(stored, overrides)
+    moved = paths.run_dir(stored) != directory.absolute()
+    run = dataclasses.replace(config.run, resume=True, dir=str(directory.absolute()) if moved else stored.run.dir)
+    return checked(dataclasses.replace(config, run=run))
+
+
+def changed_config(
+    stored: ExperimentConfig, overrides: Sequence[str], fixed: Mapping[str, str] = FIXED
+) -> ExperimentConfig:
+    """`stored` with single keys changed; fixed: keys that stay, with the reason. Raises ConfigError as `resumed_config` does."""
     plain, named = split_named(overrides)
     refuse_unknown(plain)
     composed = OmegaConf.structured(stored)
     for override in plain:
-        _apply(composed, override)
+        _apply(composed, override, fixed)
     try:
         apply_named(composed, named)
-        config = cast(ExperimentConfig, OmegaConf.to_object(composed))
+        return checked(cast(ExperimentConfig, OmegaConf.to_object(composed)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"configuration refused: {root_message(error)}") from error
-    moved = paths.run_dir(stored) != directory.absolute()
-    run = dataclasses.replace(config.run, resume=True, dir=str(directory.absolute()) if moved else stored.run.dir)
-    return checked(dataclasses.replace(config, run=run))
 
 
 def lasting(config: ExperimentConfig) -> ExperimentConfig:
@@ -75,11 +82,11 @@ def refuse_another_run(stored: ExperimentConfig, config: ExperimentConfig) -> No
         )
 
 
-def _apply(composed: DictConfig, override: str) -> None:
+def _apply(composed: DictConfig, override: str, fixed: Mapping[str, str]) -> None:
     """Set or delete one key in place."""
     key = override.partition("=")[0].lstrip("+~")
-    if key in FIXED:
-        raise ConfigError(f"{override!r} can't be given to a run that goes on: {FIXED[key]}")
+    if key in fixed:
+        raise ConfigError(f"{override!r} can't be given to a run that goes on: {fixed[key]}")
     if (CONF_DIR / key).is_dir():
         raise ConfigError(f"{override!r} names a group of keys; a run that goes on takes single keys, as in run.name=x")
     try:
