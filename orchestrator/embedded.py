@@ -82,9 +82,9 @@ class EmbeddedServices:
             port, password = claim_port(port), secrets.token_urlsafe(24)
             settings = data / "server.conf"
             settings.touch(mode=0o600)
-            settings.write_text(_redis_settings(data, port, password))
+            settings.write_text(redis_settings(data, port, password))
             service = self._service(
-                "redis", [redis_binary(), str(settings)], lambda: _redis_answers(port, password), dict(os.environ)
+                "redis", [redis_binary(), str(settings)], lambda: redis_answers(port, password), dict(os.environ)
             )
             service.wait_ready(REDIS_TIMEOUT_S)
             self._redis = service, f"redis://:{password}@{HOST}:{port}/0"
@@ -98,7 +98,7 @@ class EmbeddedServices:
             uri = f"http://{HOST}:{port}"
             argv, environment = mlflow_command(self.mlflow_root, port)
             whole = os.environ | environment
-            self._mlflow = self._service("mlflow", argv, lambda: _mlflow_answers(uri), whole, launcher=True), uri
+            self._mlflow = self._service("mlflow", argv, lambda: mlflow_answers(uri), whole, launcher=True), uri
         return self._mlflow[1]
 
     def wait_for_mlflow(self, uri: str, timeout_s: float = MLFLOW_TIMEOUT_S) -> str:
@@ -107,7 +107,7 @@ class EmbeddedServices:
             self._mlflow[0].wait_ready(timeout_s)
         elif uri.startswith(("http://", "https://")):
             deadline = time.monotonic() + min(timeout_s, 30.0)
-            while not _mlflow_answers(uri):
+            while not mlflow_answers(uri):
                 if time.monotonic() > deadline:
                     raise ServiceError(
                         f"no MLflow server answers at {uri}: start it, correct cluster.mlflow_uri, or leave it empty"
@@ -236,7 +236,9 @@ def redis_binary() -> str:
     )
 
 
-def _redis_settings(data: Path, port: int, password: str) -> str:
+def redis_settings(data: Path, port: int, password: str, fsync: str = "everysec") -> str:
+    """Of a server with an append-only file in `data`. fsync: everysec, where checkpoints decide anyway and a crash of the machine may
+    cost a second; always, where nothing that was answered may be lost."""
     return "\n".join(
         [
             f"bind {HOST}",
@@ -245,13 +247,15 @@ def _redis_settings(data: Path, port: int, password: str) -> str:
             f'dir "{data}"',
             'save ""',
             "appendonly yes",
-            "appendfsync everysec",  # a crash of the server loses nothing, a crash of the machine a second; checkpoints decide anyway
+            f"appendfsync {fsync}",
+            "maxmemory-policy noeviction",  # a queue that drops entries under pressure is none
             "",
         ]
     )
 
 
-def _redis_answers(port: int, password: str) -> bool:
+def redis_answers(port: int, password: str) -> bool:
+    """Quickly, without raising."""
     client = redis.Redis(host=HOST, port=port, password=password, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.ping())
@@ -261,7 +265,8 @@ def _redis_answers(port: int, password: str) -> bool:
         client.close()
 
 
-def _mlflow_answers(uri: str) -> bool:
+def mlflow_answers(uri: str) -> bool:
+    """Quickly, without raising."""
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5.0) as reply:
             return bool(reply.status == 200)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from orchestrator import guardian
 from orchestrator.errors import MgrdError
+from orchestrator.restarts import RestartPolicy
 
 HOST = "127.0.0.1"
 PORTS = range(
@@ -30,6 +31,7 @@ PORTS = range(
 STOP_TIMEOUT_S = 8.0
 MAX_RESTARTS = 5  # a server that dies more often than this is broken, and starting it again hides why
 WATCH_S = 0.2
+CHECK_S = 2.0  # between questions to a server whose silence is limited, and between looks at its family
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +65,26 @@ def _is_free(port: int) -> bool:
 
 
 class Guardian:
-    """The process that cleans up if this one is killed; see `guardian.py`."""
+    """The process that cleans up if this one is killed; see `guardian.py`. keep_open: descriptors it holds until it ends, of a lock that
+    nobody else may take before everything is cleaned up."""
 
-    def __init__(self, log_file: Path) -> None:
+    def __init__(self, log_file: Path, keep_open: Sequence[int] = ()) -> None:
         argv = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid())]
         with log_file.open("ab") as out:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, bufsize=0, cwd="/"
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                bufsize=0,
+                cwd="/",
+                pass_fds=keep_open,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def watch(self, pid: int) -> None:
         """Tell it of a process now, without waiting for its next look."""
@@ -92,6 +106,8 @@ class ServiceProcess:
     """One server, kept running at one address. `answers` asks it, quickly, whether it serves; it may not raise.
 
     launcher: the process started here only waits for one that serves; when that one has ended, nothing is left worth waiting for.
+    policy: when it is started again; default: MAX_RESTARTS times in all. hang_s: one that has answered and then is silent for so long
+    is killed and started again; 0: never. family: its processes leave its group, so its descendants are followed and ended with it.
     """
 
     def __init__(
@@ -104,10 +120,19 @@ class ServiceProcess:
         environment: Mapping[str, str],
         watch: Callable[[int], None],
         launcher: bool = False,
+        policy: RestartPolicy | None = None,
+        hang_s: float = 0.0,
+        family: bool = False,
     ) -> None:
         self.name = name
         self.log_file = log_file
         self.restarts = 0
+        self.since = time.time()
+        self._policy = policy or RestartPolicy(most=MAX_RESTARTS)
+        self._deaths: list[float] = []
+        self._hang_s = hang_s
+        self._answered_at: float | None = None
+        self._family: guardian.Processes | None = {} if family else None
         self._argv = list(argv)
         self._answers = answers
         self._environment = dict(environment)
@@ -123,6 +148,9 @@ class ServiceProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def answers(self) -> bool:
+        return self._answers()
+
     def wait_ready(self, timeout_s: float) -> None:
         """Until it answers. Raises ServiceError with the end of its log when it dies or takes too long."""
         deadline = time.monotonic() + timeout_s
@@ -130,13 +158,14 @@ class ServiceProcess:
             if self._failed:
                 raise ServiceError(self._failed)
             if time.monotonic() > deadline:
-                raise ServiceError(f"{self.name} did not answer within {timeout_s:.0f} s; {self._log_end()}")
+                raise ServiceError(f"{self.name} did not answer within {timeout_s:.0f} s; {self.log_end()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
         """End it and all of its group: asked first, after a limit forced. Safe to call twice."""
         self._stopping.set()
         self._keeper.join()
+        self._follow()
         _signal_group(self._process.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while left := self._group():
@@ -150,6 +179,7 @@ class ServiceProcess:
         self._process.wait()
         while self._group():
             time.sleep(0.02)  # SIGKILL is not refused: the kernel is about to let go of them
+        self._end_family()
 
     def _launch(self) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as out:
@@ -165,32 +195,64 @@ class ServiceProcess:
         return process
 
     def _keep(self) -> None:
+        checked = time.monotonic()
         while not self._stopping.wait(WATCH_S):
             code = self._process.poll()
+            now = time.monotonic()
             if code is None:
+                if now - checked >= CHECK_S:
+                    self._follow()
+                    self._end_if_silent()
+                    checked = time.monotonic()
                 continue
             _signal_group(self._process.pid, signal.SIGKILL)  # what the dead server began
-            if self.restarts >= MAX_RESTARTS:
-                self._failed = f"{self.name} died {self.restarts + 1} times, the last time with exit status {code}; {self._log_end()}"
+            self._end_family()
+            self._deaths = [*self._policy.remembered(self._deaths, now), now]
+            delay = self._policy.delay(self._deaths, now)
+            if delay is None:
+                self._failed = f"{self.name} died {self.restarts + 1} times, the last time with exit status {code}; {self.log_end()}"
                 log.error("%s", self._failed)
                 return
             self.restarts += 1
             log.warning(
-                "%s died (exit status %s), starting it again at the same address; its log: %s",
+                "%s died (exit status %s), starting it again at the same address in %.1f s; its log: %s",
                 self.name,
                 code,
+                delay,
                 self.log_file,
             )
-            self._stopping.wait(min(2.0, 0.1 * 2**self.restarts))
+            self._stopping.wait(delay)
             if not self._stopping.is_set():
+                self._answered_at = None
+                self.since = time.time()
                 self._process = self._launch()
+
+    def _end_if_silent(self) -> None:
+        if not self._hang_s:
+            return
+        if self._answers():
+            self._answered_at = time.monotonic()
+        elif self._answered_at is not None and time.monotonic() - self._answered_at > self._hang_s:
+            log.warning("%s has not answered for %.0f s and is ended, to be started again", self.name, self._hang_s)
+            _signal_group(self._process.pid, signal.SIGKILL)
+
+    def _follow(self) -> None:
+        """Learn which processes descend from it while they can still be told from others."""
+        if self._family is not None:
+            self._family = guardian.alive(self._family) | guardian.descendants({self._process.pid}, guardian.table())
+
+    def _end_family(self) -> None:
+        if self._family and (left := guardian.alive(self._family)):
+            guardian.end(left)
+            self._family = {}
 
     def _group(self) -> set[int]:
         """Its processes that still run."""
         self._process.poll()
         return {pid for pid in guardian.table() if _group_of(pid) == self._process.pid}
 
-    def _log_end(self) -> str:
+    def log_end(self) -> str:
+        """The last lines it wrote, for a message."""
         lines = self.log_file.read_text(errors="replace").splitlines()[-8:]
         return f"the end of its log {self.log_file}:\n" + "\n".join(f"    {line}" for line in lines)
 
