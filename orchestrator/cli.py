@@ -108,13 +108,12 @@ def resume(
 
 
 def _run(config: ExperimentConfig) -> int:
-    from actor import TrainerDied
     from orchestrator.controller import Controller
     from orchestrator.datasets import DataError
     from orchestrator.errors import ConfigError, PreflightError, RunPaused
+    from orchestrator.failures import forget, told
     from orchestrator.report import print_report
-    from rewards import RewardError
-    from rollout import AudioError, LedgerError
+    from rollout import AudioError
 
     signal.signal(signal.SIGTERM, _interrupt)
     where = paths.run_dir(config)
@@ -130,12 +129,13 @@ def _run(config: ExperimentConfig) -> int:
     except RunPaused as pause:
         errors.print(f"[yellow]paused:[/yellow] {escape(str(pause))}\n{escape(go_on)}", highlight=False, soft_wrap=True)
         return PAUSED
-    except (MgrdError, TrainerDied, RewardError, LedgerError, RuntimeError, OSError) as error:
+    except Exception as error:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
         errors.print(
-            f"[red]failed:[/red] {type(error).__name__}: {escape(str(error))}\n{escape(go_on)}", highlight=False
+            f"[red]failed:[/red] {escape(told(error, where))}\n{escape(go_on)}", highlight=False, soft_wrap=True
         )
         return FAILED
+    forget(where)
     print_report(console, report)
     return 0
 
@@ -221,7 +221,7 @@ def show_report(
             (write_comparison if whole else write_folder)(finished, runs, out)
             if against:
                 write_against(against, arms_of(finished), out)
-    except (MgrdError, ValueError, KeyError) as error:
+    except (MgrdError, OSError) as error:
         _refuse(error)
     view = Table(*rows[0])
     for row in rows[1:]:

@@ -69,12 +69,18 @@ class Conductor:
 
     def run(self, stages: Sequence[Stage], runners: Mapping[str, Runner]) -> dict[str, dict[str, Any]]:
         """Results by stage. Raises what the stages raise."""
+        observer = self.parts.observer
         for stage in stages:
             manifest = self._finished(stage)
+            before = manifest is not None
             if manifest is None:
+                if pause := observer.pause():
+                    raise pause
+                observer.stage_began(stage.name)
                 manifest = self._perform(stage, runners[stage.kind])
             else:
                 self._put_down(stage)
+            observer.stage_ended(stage.name, manifest.seconds, before=before)
             self.manifests[stage.name] = manifest
             if stage.trains:
                 self._model = manifest.model
@@ -166,6 +172,9 @@ class Conductor:
                     seconds=self.seconds.get(stage.name, 0.0) + time.monotonic() - begin,
                 )
                 describe(child, manifest, self.manifests)
+            except Exception as error:
+                error.add_note(f"stage {stage.name}")
+                raise
             finally:
                 self.parts.tracker = outer
                 self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.monotonic() - begin

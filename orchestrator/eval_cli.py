@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.errors import ConfigError, MgrdError, PreflightError, RunPaused
+from orchestrator.errors import ConfigError, PreflightError, RunPaused
 
 if TYPE_CHECKING:
     from orchestrator.datasets.benchmarks import JudgeAccess
@@ -93,15 +93,15 @@ def evaluate_command(
     from orchestrator.evaluation.run import Request, evaluate
     from orchestrator.evaluation.session import PromptTooLong
     from orchestrator.evaluation.sources import find_checkpoint, limited
+    from orchestrator.failures import forget, told
     from orchestrator.hearing.perturb import HearingError
     from orchestrator.progress import ProgressView
-    from rewards import RewardError
-    from rollout import AudioError, CheckpointError, EngineDied, ModelError, PromptError
+    from rollout import AudioError, CheckpointError, ModelError, PromptError
 
     signal.signal(signal.SIGTERM, _interrupt)
     if resume and out is None:
         _refuse("--resume needs the folder to go on in: --out DIR")
-    folder = out or Path()
+    folder = out or Path("evaluations")
     try:
         ks = ks_of(pass_k, samples)
         judge = _judge(judge_url, judge_model, judge_secret)
@@ -121,9 +121,10 @@ def evaluate_command(
         _end("[yellow]stopped.[/yellow]", "", folder, INTERRUPTED)
     except RunPaused as pause:
         _end("[yellow]paused:[/yellow]", str(pause), folder, PAUSED)
-    except (MgrdError, EngineDied, RewardError, RuntimeError, OSError) as error:
+    except Exception as error:
         logging.getLogger(__name__).debug("the evaluation failed", exc_info=True)
-        _end("[red]failed:[/red]", f"{type(error).__name__}: {error}", folder, FAILED)
+        _end("[red]failed:[/red]", told(error, folder), folder, FAILED)
+    forget(folder)
     _show(finished.report)
     console.print(f"written to {finished.folder}; MLflow run {finished.record['mlflow']['run_id']}", highlight=False)
 

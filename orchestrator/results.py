@@ -22,7 +22,7 @@ COLUMNS = (
     ("true_perceptions", "true perceptions"),
 )
 
-
+IN_EVERY_REPORT = ("seed", "seconds", "policy_updates")
 NONE = "–"  # what a run has no figure of: questions without clips hold no perceptions
 
 
@@ -42,9 +42,25 @@ def read_runs(directories: list[Path]) -> list[FinishedRun]:
         directory = RunDirectory(path)
         if not directory.report_file.is_file():
             raise MgrdError(f"{path} holds no report.json: give the directory of a run that has ended (its run.dir)")
-        report = json.loads(directory.report_file.read_text(encoding="utf-8"))
-        runs.append(FinishedRun(path.absolute().name, report, directory.read_updates()))
+        try:
+            report = json.loads(directory.report_file.read_text(encoding="utf-8"))
+            updates = directory.read_updates()
+        except ValueError as error:
+            raise MgrdError(f"{path}: report.json or updates.jsonl is damaged ({error}); run it again") from error
+        if missing := _missing(report):
+            raise MgrdError(
+                f"{directory.report_file} is no report of a run, it lacks {', '.join(missing)}: give directories of runs (their run.dir); "
+                "an evaluation has its own table.md"
+            )
+        runs.append(FinishedRun(path.absolute().name, report, updates))
     return runs
+
+
+def _missing(report: Any) -> list[str]:
+    """What a run's report has and this one has not."""
+    found = report.keys() if isinstance(report, dict) else set()
+    recipe = ("curve", "experiment") if "curve" in found or "eval" not in found else ("eval",)
+    return [key for key in (*IN_EVERY_REPORT, *recipe) if key not in found]
 
 
 def recipe_of(runs: list[FinishedRun]) -> str:

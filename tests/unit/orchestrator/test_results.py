@@ -67,3 +67,17 @@ def test_figures_that_a_run_does_not_have_are_dashes(run: Path, tmp_path: Path) 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(MgrdError, match=r"holds no report\.json"):
         read_runs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"seed": 4, "sec', r"demo-seed4: report\.json or updates\.jsonl is damaged"),
+        ('{"seed": 4, "sampled": {"value": 0.5}}', r"lacks seconds, policy_updates, curve, experiment"),
+        ("[]", "is no report of a run"),
+    ],
+)
+def test_a_report_that_is_damaged_or_none_of_a_run_is_named(run: Path, text: str, said: str) -> None:
+    (run / "report.json").write_text(text)
+    with pytest.raises(MgrdError, match=said):
+        read_runs([run])
