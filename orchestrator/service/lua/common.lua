@@ -1,0 +1,103 @@
+-- Put before every script that changes something. An experiment is a hash whose values are JSON texts, so that a script compares and
+-- joins them without decoding; `texts` holds the joined document, which is all that readers fetch.
+-- KEYS[1]: prefix of all keys. ARGV[1]: token of this call, the same when it is sent again after a lost connection.
+
+local CALL_S = 120          -- a call is sent again for at most the store's patience, far below this
+local EVENTS_OF_ALL = 200000 -- approximate lengths; older events are dropped
+local EVENTS_OF_ONE = 20000
+local NEWS = 100
+
+local base = KEYS[1]
+
+local function key(kind, name)
+  if name then return base .. kind .. ':' .. name end
+  return base .. kind
+end
+
+local told = redis.call('GET', key('call', ARGV[1]))
+if told then return told end -- this call has had its effect: the reply was lost
+
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
+
+local function seconds(value) return string.format('%.6f', value) end
+local function whole(value) return string.format('%d', value) end
+local function plain(literal) return string.sub(literal, 2, -2) end
+local function quoted(name) return '"' .. name .. '"' end
+
+local function among(literal, names)
+  return string.find(',' .. names .. ',', ',' .. plain(literal) .. ',', 1, true) ~= nil
+end
+
+local function done(status, payload)
+  local reply = status .. '\n' .. (payload or '')
+  redis.call('SET', key('call', ARGV[1]), reply, 'EX', CALL_S)
+  return reply
+end
+
+local function refused(status, payload) return status .. '\n' .. (payload or '') end
+
+local function load(id)
+  local flat = redis.call('HGETALL', key('experiment', id))
+  if #flat == 0 then return nil end
+  local record = {}
+  for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
+  return record
+end
+
+local function text_of(record)
+  local parts = {}
+  for name, literal in pairs(record) do parts[#parts + 1] = '"' .. name .. '":' .. literal end
+  return '{' .. table.concat(parts, ',') .. '}'
+end
+
+local function save(id, record, changes)
+  local flat = {}
+  if changes.state and changes.state ~= record.state then
+    redis.call('ZREM', key('state', plain(record.state)), id)
+    redis.call('ZADD', key('state', plain(changes.state)), record.seq, id)
+  end
+  for name, literal in pairs(changes) do
+    record[name] = literal
+    flat[#flat + 1] = name
+    flat[#flat + 1] = literal
+  end
+  redis.call('HSET', key('experiment', id), unpack(flat))
+  local text = text_of(record)
+  redis.call('HSET', key('texts'), id, text)
+  return text
+end
+
+local function tell(id, kind, data)
+  local fields = { 'experiment', id, 'kind', kind, 'at', seconds(now), 'data', data }
+  local event = redis.call('XADD', key('events'), 'MAXLEN', '~', EVENTS_OF_ALL, '*', unpack(fields))
+  redis.call('XADD', key('events', id), 'MAXLEN', '~', EVENTS_OF_ONE, event, unpack(fields))
+end
+
+local function wake() redis.call('XADD', key('news'), 'MAXLEN', '~', NEWS, '*', 'n', '1') end
+
+-- by: JSON text of who did it
+local function move(id, record, changes, by)
+  local before = record.state
+  local text = save(id, record, changes)
+  tell(id, 'state', '{"before":' .. before .. ',"state":' .. record.state .. ',"reason":' .. record.reason ..
+    ',"cause":' .. record.cause .. ',"attempt":' .. record.attempt .. ',"by":' .. by .. '}')
+  return text
+end
+
+-- The end of a hold: state, reason, cause as JSON texts. What a user asked for meanwhile is not lost.
+local function let_go(id, record, state, reason, cause, by)
+  if record.wanted == '"cancel"' and (state == '"queued"' or state == '"paused"') then
+    state, reason, cause = '"cancelled"', '"cancelled on request"', '""'
+  elseif record.wanted == '"pause"' and state == '"queued"' then
+    state = '"paused"'
+  end
+  local changes = { state = state, reason = reason, cause = cause, wanted = '""', owner = '""', lease_until = '0.0' }
+  if state == '"queued"' then
+    changes.queued_at = seconds(now)
+  elseif state ~= '"paused"' then
+    changes.ended_at = seconds(now)
+  end
+  wake()
+  return changes
+end
