@@ -170,6 +170,15 @@ class SampledTrajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What one user may hold at a time: devices, cores, experiments that start or run. 0: no limit."""
+
+    gpus: float = 0.0
+    cpus: float = 0.0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """Who asks. scopes: read | submit | admin; token: id of the bearer token, "" on a service without tokens."""
 

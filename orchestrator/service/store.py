@@ -23,6 +23,7 @@ from orchestrator.service.messages import (
     Event,
     Experiment,
     Progress,
+    Quota,
     SampledTrajectory,
     State,
     Wanted,
@@ -31,6 +32,7 @@ from orchestrator.service.states import ACTIVE, FOLLOWS, RESUMABLE
 from orchestrator.service.store_errors import Fenced, IdTaken, KeyReused, NoSuchExperiment, NotPossible
 from orchestrator.service.store_events import EventLog
 from orchestrator.service.store_link import PATIENCE_S, Link, joined
+from orchestrator.service.store_quotas import Quotas
 from orchestrator.service.store_text import text
 
 PREFIX = "mgrd:"
@@ -51,6 +53,7 @@ class Store:
     def __init__(self, link: Link) -> None:
         self.link = link
         self._events = EventLog(link)
+        self._quotas = Quotas(link)
         self._round = threading.local()
 
     @classmethod
@@ -175,6 +178,14 @@ class Store:
         if status == "state":
             raise NotPossible(_why_not_resumed(experiment))
         return experiment
+
+    def quotas(self) -> dict[str, Quota]:
+        """Of the users who have one of their own."""
+        return self._quotas.all()
+
+    def set_quota(self, user: str, quota: Quota | None) -> None:
+        """None: the settings' one holds again. Raises ValueError for a negative number."""
+        self._quotas.set(user, quota)
 
     # --- schedulers
 
