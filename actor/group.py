@@ -23,7 +23,7 @@ from actor.worker import TrainerWorker, worker_environment
 if TYPE_CHECKING:
     import numpy as np
 
-    from rollout import ProbeSequence, WeightUpdate
+    from rollout import Place, ProbeSequence, WeightUpdate
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class TrainerGroup:
         self._workers: list[Any] = []
         self.pids: list[int] = []  # of the ranks' processes, in rank order
 
-    def start(self, timeout_s: float) -> None:
-        """Start the ranks, join them, build models. Needs `ray.init` before. Raises TrainerDied."""
+    def start(self, timeout_s: float, places: Sequence[Place] | None = None) -> None:
+        """Start the ranks, join them, build models. Needs `ray.init` before. places: one a rank, where it runs. Raises TrainerDied."""
         deadline = time.monotonic() + timeout_s
         worker = ray.remote(TrainerWorker).options(
             num_cpus=1,
@@ -59,7 +59,10 @@ class TrainerGroup:
             max_restarts=0,
             runtime_env={"env_vars": worker_environment(self.spec)},
         )
-        self._workers = [worker.remote(self.spec, rank) for rank in range(self.spec.world_size)]
+        for rank in range(self.spec.world_size):
+            place = places[rank] if places else None
+            placed = worker.options(scheduling_strategy=place.strategy("DEFAULT")) if place else worker
+            self._workers.append(placed.remote(self.spec, rank, place.log_file if place else None))
         address = self._collect([self._workers[0].address.remote()], timeout_s, "start")[0]
         self.pids = self._call("open", address, timeout_s=deadline - time.monotonic())
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from actor.messages import Experience, PreferencePair, SftExample, UpdateReport
 from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, StageSettings, TrainerSpec
+from rollout import log_to
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from rollout import ProbeSequence, WeightUpdate
+    from rollout import LogFile, ProbeSequence, WeightUpdate
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def worker_environment(spec: TrainerSpec) -> dict[str, str]:
 class TrainerWorker:
     """Becomes a Ray actor in `actor.group`. `open` first, then any of the trainer's calls."""
 
-    def __init__(self, spec: TrainerSpec, rank: int) -> None:
+    def __init__(self, spec: TrainerSpec, rank: int, log_file: LogFile | None = None) -> None:
+        log_to(log_file)
         self.spec = spec
         self.rank = rank
         self._trainer: Any = None

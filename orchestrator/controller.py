@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,27 +29,43 @@ from orchestrator.embedded import EmbeddedServices
 from orchestrator.errors import MgrdError, PreflightError, RunFailed, RunPaused
 from orchestrator.evaluation.guardrails import parse_guardrails
 from orchestrator.evaluation.promotion import PromotionError, promote
+from orchestrator.observer import Nobody, Observer
 from orchestrator.parts import Parts
-from orchestrator.pipeline import stages_of
+from orchestrator.pipeline import stages_of, updates_of
 from orchestrator.progress import ProgressView
 from orchestrator.report import write_report
 from orchestrator.run_report import RunFacts, mgrd_report, report_metrics, rl_report
 from orchestrator.rundir import RunDirectory, write_atomic
+from orchestrator.service.demand import demand_of
 from orchestrator.stages.runners import RUNNERS
 from orchestrator.tracking import Tracker
 from rewards import ResolvedReward
-from rollout import resolve_model
+from rollout import DriverLog, LogFile, resolve_model
 
 log = logging.getLogger(__name__)
 
 
 class Controller:
-    """Conducts one run. `run()` returns the report that it also wrote."""
+    """Conducts one run. `run()` returns the report that it also wrote.
 
-    def __init__(self, config: ExperimentConfig, console: Console) -> None:
+    observer: watches it; tags: of its MLflow run, beside its own; namespace: of its actors on a Ray cluster that it joins.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        console: Console,
+        observer: Observer | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        namespace: str = "",
+    ) -> None:
         self.config = config
         self.console = console
-        self.progress = ProgressView(console, config.run.progress)
+        self.observer: Observer = observer or Nobody()
+        self.progress = ProgressView(console, config.run.progress, self.observer)
+        self._tags = dict(tags or {})
+        self._namespace = namespace
         self.directory = RunDirectory(paths.run_dir(config))
         self.state: dict[str, Any] = {}
         self._mark = 0.0
@@ -65,8 +82,9 @@ class Controller:
         self.directory.claim(self.config.run.resume)
         try:
             self.state = self.directory.read_state() or {"seconds": 0.0}
-            self.reward = preflight.resolve_rewards(self.config, self.state.get("rewards", {}))
-            return self._run()
+            with DriverLog(LogFile.of(self.directory.logs, "driver")):
+                self.reward = preflight.resolve_rewards(self.config, self.state.get("rewards", {}))
+                return self._run()
         finally:
             self.directory.release()
 
@@ -127,18 +145,20 @@ class Controller:
         config = self.config
         uri = config.cluster.mlflow_uri or services.mlflow()
         redis_url = config.cluster.redis_url or services.redis()
-        services.ray()
+        services.ray(least_cpus=math.ceil(demand_of(config).cpus), namespace=self._namespace)
         model_path = Path(resolve_model(config.model.path, preset=config.model.name))
         self.tracker = Tracker(services.wait_for_mlflow(uri), config.run.name, self.directory.root / "tracking")
         run_id = self.tracker.start_run(
             f"{config.run.name}-seed{config.run.seed}",
             flat(config),
-            {"mgrd.run_dir": str(self.directory.root), "mgrd.model": str(config.model.path or config.model.name)},
+            self._tags
+            | {"mgrd.run_dir": str(self.directory.root), "mgrd.model": str(config.model.path or config.model.name)},
             run_id=self.state.get("mlflow_run_id"),
         )
         first = "mlflow_run_id" not in self.state
         self.state["mlflow_run_id"] = run_id
         self.directory.write_state(self.state)
+        self.observer.tracked(run_id, uri)
         if first or self.state["changed"]:
             suffix = "" if first else f".{self.state['starts']}"
             self.tracker.text(f"config{suffix}.yaml", to_yaml(lasting(config)))
@@ -147,7 +167,13 @@ class Controller:
             for name, file in self.questions.files.items():
                 self.tracker.dataset(file, self.questions.digests[name], name)
         self.parts = Parts(
-            config, self.directory, self.tracker, self.progress, model_path=model_path, reward=self.reward
+            config,
+            self.directory,
+            self.tracker,
+            self.progress,
+            model_path=model_path,
+            reward=self.reward,
+            observer=self.observer,
         )
         try:
             self.parts.start(redis_url, run_id)
@@ -169,7 +195,9 @@ class Controller:
             changed=self.state["changed"],
             save=self._save,
         )
-        results = conductor.run(stages_of(config), RUNNERS)
+        stages = stages_of(config)
+        self.observer.planned([stage.name for stage in stages], updates_of(stages, config))
+        results = conductor.run(stages, RUNNERS)
         self._save()
         facts = RunFacts(config, self.state, self.directory, self.tracker.tracking_uri, conductor.manifests)
         report = mgrd_report(facts, results) if config.pipeline.recipe == "mgrd" else rl_report(facts, results)

@@ -115,8 +115,12 @@ class EmbeddedServices:
                 time.sleep(0.5)
         return uri
 
-    def ray(self, num_cpus: int = 0) -> str:
-        """Start Ray on this machine, or join the configured cluster. Returns its address. A Ray that this process runs already is kept."""
+    def ray(self, num_cpus: int = 0, *, least_cpus: int = 0, namespace: str = "") -> str:
+        """Start Ray on this machine, or join the configured cluster. Returns its address. A Ray that this process runs already is kept.
+
+        num_cpus: 0: as configured, else what the machine has, and no less than least_cpus (a laptop has fewer cores than a run has
+        processes); namespace: of this process's actors on a joined cluster, "": one of its own.
+        """
         import ray
 
         if ray.is_initialized():
@@ -129,7 +133,9 @@ class EmbeddedServices:
         joined = self._cluster.ray_address if self._cluster else ""
         if joined:
             try:
-                context = ray.init(address=joined, configure_logging=False, log_to_driver=False)
+                context = ray.init(
+                    address=joined, namespace=namespace or None, configure_logging=False, log_to_driver=False
+                )
             except (ConnectionError, ValueError) as error:
                 raise ServiceError(
                     f"no Ray cluster answers at {joined}: correct cluster.ray_address or leave it empty"
@@ -144,7 +150,8 @@ class EmbeddedServices:
             )  # else it warns that the cluster is protected
         self._make(self.logs)
         self._guard()
-        context = self._start_ray(num_cpus or (self._cluster.num_cpus if self._cluster else 0) or os.cpu_count() or 1)
+        configured = num_cpus or (self._cluster.num_cpus if self._cluster else 0)
+        context = self._start_ray(configured or max(os.cpu_count() or 1, least_cpus))
         session = Path(_addresses(context)["session_dir"])
         self._cleanup.callback(_stop_ray, session.name)
         link = self.logs / "ray"

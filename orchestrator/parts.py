@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.datasets.identity import prompt_digest
 from orchestrator.errors import RunFailed
+from orchestrator.gang import Gang
+from orchestrator.observer import Nobody, Observer
 from orchestrator.progress import Advance, ProgressView
 from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
+from orchestrator.service.demand import demand_of
 from orchestrator.specs import engine_spec, examiner_spec, trainer_spec
 from orchestrator.stages.scoring import Scored, ThinkTokens, attach, pause_on_failing_reward, samples_of
 from orchestrator.tracking import RunTracker
@@ -33,6 +37,7 @@ from rollout import (
     FeatureCache,
     FeatureRef,
     Ledger,
+    LogFile,
     ProbeSequence,
     Prompt,
     PromptBuilder,
@@ -86,8 +91,10 @@ class Parts:
         *,
         model_path: Path,
         reward: ResolvedReward,
+        observer: Observer | None = None,
     ) -> None:
         self.config = config
+        self.observer: Observer = observer or Nobody()
         self.directory = directory
         self.tracker: RunTracker = tracker
         self.progress = progress
@@ -100,30 +107,38 @@ class Parts:
         self.trainer = TrainerGroup(trainer_spec(config, model_path), config.actor.step_timeout_s)
         self.costs_file = directory.root / "reward_costs.jsonl"
         spec = dataclasses.replace(reward.spec, costs_file=str(self.costs_file))
-        self.rewards = RewardService(dataclasses.replace(reward, spec=spec))
+        self.rewards = RewardService(
+            dataclasses.replace(reward, spec=spec), log_file=lambda number: self._log_file("rewards", number)
+        )
         self.judge = Judge(self.rewards, self.think, config.reward.max_invalid_share)
         self._examiner: Judge | None = None
+        self._gang = Gang(demand_of(config), directory.root.name)
         self._prompts: dict[str, Prompt] = {}  # by digest of what was asked
         self.pool: RolloutPool
         self.ledger: Ledger
 
     def start(self, redis_url: str, run_id: str) -> None:
-        """Engines, trainer ranks and reward workers at the same time. Raises what the first of them raises."""
+        """Room for engines and trainer ranks, all or nothing; then these and reward workers at the same time. Raises NoPlace, and
+        what the first of them raises."""
         config = self.config
         self._redis_url = redis_url
         self.ledger = Ledger(redis_url, run_id, verdict_type=Verdict)
         if config.reward.cache:
             self.rewards.use_cache(redis_url)
+        self._gang.reserve(max(config.rollout.start_timeout_s, config.actor.start_timeout_s))
+        ranks = config.actor.world_size
         self.pool = RolloutPool(
             engine_spec(config, self.model_path),
             config.rollout.workers,
             ledger_address=(redis_url, run_id),
             request_timeout_s=config.rollout.request_timeout_s,
+            places=self._gang.places(range(ranks, ranks + config.rollout.workers), partial(self._log_file, "rollout")),
         )
+        seats = self._gang.places(range(ranks), partial(self._log_file, "trainer"))
         with ThreadPoolExecutor(3) as threads:
             starts = {
                 "rollout engines": threads.submit(self.pool.start, config.rollout.start_timeout_s),
-                "trainer": threads.submit(self.trainer.start, config.actor.start_timeout_s),
+                "trainer": threads.submit(self.trainer.start, config.actor.start_timeout_s, seats),
                 "reward service": threads.submit(self.rewards.start),
             }
             for name, future in starts.items():
@@ -145,6 +160,10 @@ class Parts:
                 part.shutdown()
             except (RuntimeError, OSError, TimeoutError) as error:
                 log.warning("%s did not stop cleanly: %s", name, error)
+        self._gang.release()
+
+    def _log_file(self, component: str, number: int) -> LogFile:
+        return LogFile.of(self.directory.logs, f"{component}/{number}")
 
     @property
     def examiner(self) -> Judge:

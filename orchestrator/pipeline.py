@@ -12,7 +12,7 @@ gives the same stages; names are unique; a stage needs only stages before it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,11 @@ def settings_of(stage: Stage, config: ExperimentConfig) -> dict[str, Any]:
     """Every configuration value that decides what the stage does, by key."""
     keys = ((stage.own,) if stage.own else ()) + SHARED[stage.kind]
     return {key: _value(config, key) for key in keys}
+
+
+def updates_of(stages: Sequence[Stage], config: ExperimentConfig) -> int:
+    """Policy updates of all stages."""
+    return sum(_value(config, f"{stage.own}.updates") for stage in stages if stage.kind == "reinforce")
 
 
 def _value(config: ExperimentConfig, key: str) -> Any:

@@ -16,6 +16,7 @@ from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import PreflightError
 from orchestrator.rewards_store import open_store
+from orchestrator.service.demand import demand_of
 from orchestrator.specs import examiner_spec, judge_filter_spec, reward_spec
 from rewards import ResolvedReward, RewardError, RewardSpec, resolve_reward
 
@@ -61,12 +62,18 @@ def model_parameters(config: ExperimentConfig) -> int:
 
 
 def check_machine(config: ExperimentConfig) -> None:
-    """Raises PreflightError for too little memory or too few GPUs on a run that starts its own Ray."""
+    """Raises PreflightError for too little memory, and for too few cores or GPUs on a run that starts its own Ray."""
     free = psutil.virtual_memory().available / GIB
     if free < config.run.min_free_memory_gib:
         raise PreflightError(
             f"only {free:.1f} GiB of memory are free, the run needs {config.run.min_free_memory_gib:.1f} GiB; free some, or lower "
             "run.min_free_memory_gib if you know it fits"
+        )
+    wanted = demand_of(config).cpus
+    if 0 < config.cluster.num_cpus < wanted and not config.cluster.ray_address:
+        raise PreflightError(
+            f"the run reserves {wanted:g} cores (one a trainer rank, rollout.threads an engine), cluster.num_cpus allows "
+            f"{config.cluster.num_cpus}; raise it, or leave it at 0"
         )
     if config.actor.device == "cuda" and not config.cluster.ray_address:
         import torch

@@ -12,18 +12,22 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from orchestrator.observer import Nobody, Observer
+
 Advance = Callable[..., None]
 LOG_EVERY_S = 20.0  # without a terminal: at most one line per bar in this time
 
 
 class ProgressView:
-    """Bars on `console`; with a plain file as output, occasional lines instead."""
+    """Bars on `console`; with a plain file as output, occasional lines instead. observer: told the notes."""
 
-    def __init__(self, console: Console, enabled: bool = True) -> None:
+    def __init__(self, console: Console, enabled: bool = True, observer: Observer | None = None) -> None:
         self.console = console
         self.enabled = enabled
+        self._observer = observer or Nobody()
 
     def note(self, text: str) -> None:
+        self._observer.note(text)
         if self.enabled:
             self.console.print(text, highlight=False)
 

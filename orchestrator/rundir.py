@@ -43,6 +43,7 @@ class RunDirectory:
         self.report_file = self.root / "report.json"
         self.checkpoints = self.root / "checkpoints"
         self.trajectories = self.root / "trajectories"
+        self.logs = self.root / "logs"
         self._lock: IO[str] | None = None
 
     def claim(self, resume: bool) -> None:

@@ -23,6 +23,7 @@ from rewards.sandbox_process import START_LIMIT_S
 from rewards.scorer import ResolvedReward
 from rewards.term_runner import Job, TermRunner
 from rewards.work import Task, Work
+from rollout import LogFile, log_to
 
 KILL_ALLOWANCE_S = 1.0  # for killing a process and starting the next, a unit that hangs
 CALL_ALLOWANCE_S = 30.0  # for Ray itself on a loaded machine
@@ -36,7 +37,10 @@ ENDPOINT_DEPTH = 8  # run at once; how many requests that makes is the endpoint'
 class RewardWorker:
     """The actor: a thin shell around a term runner."""
 
-    def __init__(self, reward: ResolvedReward, terms: Mapping[int, ResolvedTerm]) -> None:
+    def __init__(
+        self, reward: ResolvedReward, terms: Mapping[int, ResolvedTerm], log_file: LogFile | None = None
+    ) -> None:
+        log_to(log_file)
         self._bundles = reward.bundles
         self._runner = TermRunner(terms, reward.spec, reward.sys_path)
 
@@ -77,9 +81,16 @@ class Call:
 
 
 class Lane:
-    """One actor at a time, with the terms it runs. most: samples of a call at most."""
+    """One actor at a time, with the terms it runs. most: samples of a call at most; log_file: of the actor."""
 
-    def __init__(self, name: str, reward: ResolvedReward, terms: Mapping[int, ResolvedTerm], most: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        reward: ResolvedReward,
+        terms: Mapping[int, ResolvedTerm],
+        most: int,
+        log_file: LogFile | None = None,
+    ) -> None:
         self.name = name
         self.endpoint = any(term.endpoint for term in terms.values())
         self.calls: list[Call] = []
@@ -87,7 +98,7 @@ class Lane:
         self._depth = ENDPOINT_DEPTH if self.endpoint else SANDBOX_DEPTH
         self._unit_limit_s = reward.spec.timeout_s + KILL_ALLOWANCE_S
         self._endpoint_limit_s = 0.0
-        self._arguments = (reward, dict(terms))
+        self._arguments = (reward, dict(terms), log_file)
         self._actor = self._create()
         self._starting: Any = None
         self._sign: Any = None  # asked for

@@ -26,7 +26,10 @@ from rewards.scorer import ResolvedReward, resolve_reward
 from rewards.work import CACHED_ABOVE_S, LARGEST_PART, Planner, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rewards.published import PublishedStore
+    from rollout import LogFile
 
 FIRST_PART = 64  # samples, until it is known how long they take
 SMALLEST_PART = 16
@@ -40,8 +43,8 @@ class RewardService:
     """Scores trajectories for a run; needs a running Ray. Use from one thread.
 
     redis_url: where outcomes of functions are kept ("": nowhere); cached_above_s: only those of functions that take as long;
-    store: where published versions are looked up. `versions` holds the content hash of every reward function, for the run's
-    record.
+    store: where published versions are looked up; log_file: of a worker, by its number. `versions` holds the content hash of
+    every reward function, for the run's record.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class RewardService:
         redis_url: str = "",
         cached_above_s: float = CACHED_ABOVE_S,
         store: PublishedStore | None = None,
+        log_file: Callable[[int], LogFile] | None = None,
     ) -> None:
         """Raises RewardError for a specification that can't work, before anything starts."""
+        self._log_file = log_file
         self.reward = spec if isinstance(spec, ResolvedReward) else resolve_reward(spec, store)
         self.spec = self.reward.spec
         self._planner = Planner(Assembler(self.spec), self.reward.terms, None, cached_above_s)
@@ -91,15 +96,21 @@ class RewardService:
         endpoints = {i: term for i, term in terms.items() if term.endpoint}
         if functions:
             names = [f"reward worker {i}" for i in range(self.spec.workers)]
-            self._lanes = [Lane(name, self.reward, functions, LARGEST_PART) for name in names]
+            self._lanes = [
+                Lane(name, self.reward, functions, LARGEST_PART, self._log_of(i)) for i, name in enumerate(names)
+            ]
         if endpoints:
-            self._lanes.append(Lane("the endpoint worker", self.reward, endpoints, LARGEST_PART))
+            log_file = self._log_of(len(self._lanes))
+            self._lanes.append(Lane("the endpoint worker", self.reward, endpoints, LARGEST_PART, log_file))
         for lane in self._lanes:
             lane.start()
         for lane in self._lanes:
             if problem := lane.wait_for_start(deadline):
                 self.shutdown()
                 raise RewardError(f"{lane.name} did not start: {problem}")
+
+    def _log_of(self, number: int) -> LogFile | None:
+        return self._log_file(number) if self._log_file else None
 
     def score(self, samples: Sequence[Sample]) -> list[Verdict]:
         """One verdict a sample, in order. Raises RewardError when the service is not started."""

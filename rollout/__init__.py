@@ -51,5 +51,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "worker": ["RolloutWorker"],
         "pool": ["RolloutPool"],
         "ledger": ["Ledger", "LedgerError"],
+        "logs": ["DriverLog", "LogFile", "log_to"],
+        "place": ["Place"],
     },
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rollout.errors import EngineDied, RequestRefused, WeightsRefused, reason
 from rollout.launch import EngineSpec
+from rollout.place import Place
 from rollout.worker import RolloutWorker, WorkerReady
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,12 @@ DEATHS = (EngineDied, RayActorError, GetTimeoutError)
 
 
 class Member:
-    """One place in the crew. starting: reference to the `WorkerReady` of an actor that is not up yet; pid: of the actor."""
+    """One of the crew. place: where its actors run; starting: reference to the `WorkerReady` of an actor that is not up
+    yet; pid: of the actor."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, place: Place) -> None:
         self.name = name
+        self.place = place
         self.actor: Any = None
         self.starting: Any = None
         self.pid = 0
@@ -41,10 +44,21 @@ class Member:
 
 
 class Crew:
-    """`count` rollout workers of one spec. Not thread-safe."""
+    """`count` rollout workers of one spec. Not thread-safe.
 
-    def __init__(self, spec: EngineSpec, count: int, ledger_address: tuple[str, str] | None) -> None:
-        self.members = [Member(f"rollout worker {number}") for number in range(count)]
+    places: one a worker, None: wherever there is room, and no CPU is reserved.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        count: int,
+        ledger_address: tuple[str, str] | None,
+        places: Sequence[Place] | None = None,
+    ) -> None:
+        self.members = [
+            Member(f"rollout worker {number}", place) for number, place in enumerate(places or [Place()] * count)
+        ]
         self._spec = spec
         self._ledger_address = ledger_address
         self._start_timeout_s = 0.0
@@ -161,9 +175,15 @@ class Crew:
 
     def _launch(self, member: Member) -> None:
         gpus = 0 if self._spec.on_cpu else self._spec.tensor_parallel
-        # no CPU is reserved: an engine's threads are bounded by its spec, and a laptop has fewer cores than a run actors
-        options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": CALLS_AT_ONCE, "scheduling_strategy": "SPREAD"}
-        member.actor = ray.remote(RolloutWorker).options(**options).remote(self._spec, self._ledger_address)
+        reserved = self._spec.threads if member.place.reserved else 0
+        options = {
+            "num_cpus": reserved,
+            "num_gpus": gpus,
+            "max_concurrency": CALLS_AT_ONCE,
+            "scheduling_strategy": member.place.strategy("SPREAD"),
+        }
+        worker = ray.remote(RolloutWorker).options(**options)
+        member.actor = worker.remote(self._spec, self._ledger_address, member.place.log_file)
         member.starting = member.actor.start.remote(self._update)
 
     def _await_start(self, member: Member, deadline: float) -> WorkerReady:

@@ -18,6 +18,7 @@ from rollout.crew import DEATHS, Crew, Member
 from rollout.errors import EngineDied, RequestRefused, StaleTrajectory
 from rollout.launch import EngineSpec
 from rollout.messages import ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory, WeightUpdate
+from rollout.place import Place
 from rollout.routing import cost, spread
 
 PROBE_AGREEMENT = {"float32": 1e-4}  # nats between two engines of one version
@@ -28,7 +29,7 @@ class RolloutPool:
     """`workers` engines of one spec on a running Ray.
 
     ledger_address: (Redis URL, run id) of the ledger that workers append to; request_timeout_s: how long a worker that
-    has work may be silent.
+    has work may be silent; places: one a worker, where its engine runs.
     """
 
     def __init__(
@@ -38,12 +39,15 @@ class RolloutPool:
         *,
         ledger_address: tuple[str, str] | None = None,
         request_timeout_s: float = 600.0,
+        places: Sequence[Place] | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"a pool needs at least one worker, got {workers}")
+        if places is not None and len(places) != workers:
+            raise ValueError(f"{len(places)} places for {workers} workers; give one of each")
         self._spec = spec
         self._timeout_s = request_timeout_s
-        self._crew = Crew(spec, workers, ledger_address)
+        self._crew = Crew(spec, workers, ledger_address, places)
         self._version = 0
 
     @property

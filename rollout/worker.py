@@ -19,6 +19,7 @@ from rollout.engine import Engine, Outcome
 from rollout.errors import RequestRefused
 from rollout.launch import EngineSpec, engine_environment
 from rollout.ledger import Ledger
+from rollout.logs import LogFile, log_to
 from rollout.messages import ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory, WeightUpdate
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,13 @@ class WorkerReady:
 class RolloutWorker:
     """Made by `RolloutPool` with `ray.remote`; one event loop, so a swap can come in while a batch runs.
 
-    ledger_address: (Redis URL, run id), or None when trajectories are kept nowhere but in the answer.
+    ledger_address: (Redis URL, run id), or None when trajectories are kept nowhere but in the answer; log_file: of its own.
     """
 
-    def __init__(self, spec: EngineSpec, ledger_address: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, spec: EngineSpec, ledger_address: tuple[str, str] | None = None, log_file: LogFile | None = None
+    ) -> None:
+        log_to(log_file)
         os.environ.update(engine_environment(spec))
         self._engine = Engine(spec)
         self._ledger: Ledger[Any] | None = Ledger(*ledger_address) if ledger_address else None
@@ -49,6 +53,9 @@ class RolloutWorker:
         began = time.perf_counter()
         await self._engine.start()
         swap = await self._engine.swap(update) if update is not None else None
+        logger.info(
+            "engine of weights version %d up in %.1f s", update.version if update else 0, time.perf_counter() - began
+        )
         return WorkerReady(os.getpid(), time.perf_counter() - began, swap)
 
     async def generate(

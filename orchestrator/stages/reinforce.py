@@ -114,7 +114,7 @@ class Reinforce:
     def policy_update(self, number: int) -> dict[str, Any]:
         """Questions → trajectories → verdicts → critic and actor update → new weights in every engine → one record.
 
-        Raises RunPaused when a sentinel sees a collapse; a checkpoint holds the update then."""
+        Raises RunPaused when a sentinel sees a collapse or whoever watches wants a pause; a checkpoint holds the update then."""
         clock = Clock()
         questions = [self.pool[i] for i in self.cursor.take(self.config.questions)]
         with clock.phase("generate"):
@@ -136,6 +136,7 @@ class Reinforce:
         record = self.record(number, scored, report.metrics, difference, clock)
         last = self.first + self.config.updates
         pause = self.watch.pause(scored, self.parts.tracker) if self.watch.alarm else None
+        pause = pause or self.parts.observer.pause()
         if number % self.parts.config.run.checkpoint_every == 0 or number == last or pause:
             self._checkpoint(number)
         if pause:
@@ -234,6 +235,8 @@ class Reinforce:
         self.watch.note(record)
         self.parts.directory.append_update(record)
         self.parts.tracker.log(number, metrics)
+        self.parts.observer.updated(record)
+        self.parts.observer.sampled(self.context.stage.name, number, scored)
         if number % self.config.html_every == 0:
             page = gallery_html(f"Policy update {number}", scored, per_page=6)
             self.parts.tracker.html(f"trajectories/update_{number:06d}.html", page)

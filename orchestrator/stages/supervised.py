@@ -51,8 +51,11 @@ def train(
             parts.tracker.log(step, {f"sft/{name}": value for name, value in report.metrics.items()})
             advance(1, f"loss {losses[-1]:.3f}")
             chaos.point(f"{context.stage.name}:step:{step}")
-            if step % every == 0 and step < len(plan):
+            pause = parts.observer.pause() if step < len(plan) else None
+            if step < len(plan) and (step % every == 0 or pause):
                 context.keep({"losses": losses}, f"{STEP_PREFIX}{context.stage.name}_{step:06d}")
+            if pause:
+                raise pause
     parts.publish(context.next_version())
     tokens = sum(len(examples[i].response_ids) for indices in plan for i in indices)
     first, last = (losses[0], losses[-1]) if losses else (0.0, 0.0)
