@@ -18,6 +18,7 @@ from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.datasets import load_questions
 from orchestrator.datasets.demonstrations import Demonstration, read_demonstrations
+from orchestrator.datasets.folders import generator_digest
 from orchestrator.datasets.overlaps import check_overlaps
 from orchestrator.progress import ProgressView
 from rollout import BASE_DIR, Question
@@ -66,14 +67,15 @@ def load_or_build(config: ExperimentConfig, progress: ProgressView) -> Questions
 
 
 def _text_files(config: ExperimentConfig, progress: ProgressView) -> dict[str, Path]:
-    """Text questions and conversations of the recipe `mgrd`, generated where the config names none."""
-    from orchestrator.datasets.text_reasoning import VERSION, Difficulty
+    """Text questions and conversations of the recipe `mgrd`, generated where the config names none. What is in a generated folder's name
+    decides its files: the generator's own source, sizes and seed."""
+    from orchestrator.datasets import conversations, text_reasoning
 
     data, seed = config.data, config.data.build_seed
     size = f"{data.text_questions}-{data.text_held_out_questions}-{data.text_largest}-{data.text_factor}"
     folders = {
-        "text_reasoning": paths.cache_dir() / "data" / f"text_reasoning-v{VERSION}-{size}-seed{seed}",
-        "conversations": paths.cache_dir() / "data" / f"conversations-seed{seed}",
+        "text_reasoning": _generated("text_reasoning", text_reasoning.SOURCES, f"{size}-seed{seed}"),
+        "conversations": _generated("conversations", conversations.SOURCES, f"seed{seed}"),
     }
     if not (data.text_train and data.text_held_out):
         build(
@@ -83,7 +85,7 @@ def _text_files(config: ExperimentConfig, progress: ProgressView) -> dict[str, P
             progress,
             train=data.text_questions,
             held_out=data.text_held_out_questions,
-            difficulty=Difficulty(largest=data.text_largest, factor=data.text_factor),
+            difficulty=text_reasoning.Difficulty(largest=data.text_largest, factor=data.text_factor),
         )
     if not data.conversations:
         build("conversations", folders["conversations"], seed, progress)
@@ -92,6 +94,10 @@ def _text_files(config: ExperimentConfig, progress: ProgressView) -> dict[str, P
         "text_held_out": Path(data.text_held_out or folders["text_reasoning"] / "held_out.jsonl").absolute(),
         "conversations": Path(data.conversations or folders["conversations"] / "demonstrations.jsonl").absolute(),
     }
+
+
+def _generated(name: str, sources: Sequence[str], what: str) -> Path:
+    return paths.cache_dir() / "data" / f"{name}-{generator_digest(sources)[:12]}-{what}"
 
 
 def note_other_recordings(folder: Path, progress: ProgressView) -> None:

@@ -1,7 +1,8 @@
 """The folder of a built data set: appears whole or not at all, and replaces only an earlier build of the same data set.
 
 Neighbours: the builders (`acoustic_qa`, `text_reasoning`, `conversations`). Invariant: whatever is in the folder came
-from one build; its manifest names builder, seed and the digest of every file.
+from one build; its manifest names builder, seed and the digest of every file; a folder named by `generator_digest` holds what the
+present generator writes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,27 @@ def write_manifest(folder: Path, name: str, seed: int, more: Mapping[str, Any]) 
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     manifest = {"name": name, "seed": seed, "files": files, **more}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def generator_digest(modules: Sequence[str]) -> str:
+    """SHA-256 over the source of modules that decide what a generator writes; a package stands for all modules in it.
+
+    Raises ValueError for a name that is no module with a source file.
+    """
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = find_spec(name)
+        if spec is None or not spec.origin:
+            raise ValueError(f"{name} is no module with a source file")
+        folders = spec.submodule_search_locations
+        sources = (
+            [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+            if folders
+            else [Path(spec.origin)]
+        )
+        for source in sources:
+            digest.update(f"{name}/{source.name}\0".encode() + hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def check_target(out_dir: Path, name: str) -> None:

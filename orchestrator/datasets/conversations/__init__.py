@@ -7,5 +7,5 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={"build": ["DEMONSTRATIONS", "build_conversations", "conversations"]},
+    submod_attrs={"build": ["DEMONSTRATIONS", "SOURCES", "build_conversations", "conversations"]},
 )

@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 
 NAME = "conversations"
 DEMONSTRATIONS = "demonstrations.jsonl"
+SOURCES = (  # that decide the bytes of a build
+    "orchestrator.datasets.conversations",
+    "orchestrator.datasets.hearing_prompts",
+    "orchestrator.datasets.acoustic_qa.chains",
+    "orchestrator.datasets.demonstrations",
+    "orchestrator.datasets.jsonl",
+    "orchestrator.seeds",
+    "rollout.messages",
+)
 COUNT = 600
 NO_CLIP_SHARE = 0.4  # of conversations that end with a question about a sound where no clip is
 REASONING_SHARE = 0.5  # of conversations with reasoning; the others have the empty think form

@@ -9,7 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "build": ["VERSION", "build_text_reasoning", "text_demonstrations", "text_questions"],
+        "build": ["SOURCES", "VERSION", "build_text_reasoning", "text_demonstrations", "text_questions"],
         "difficulty": ["EASY", "Difficulty"],
         "problems": ["FAMILIES"],
         "reasoning": ["has_reasoning", "reasoning_of"],

@@ -31,6 +31,12 @@ VERSION = 2  # of the drawing: builds of another version hold other problems
 TRAIN, HELD_OUT = 2000, 200  # questions
 SPLITS = ("held_out", "train")
 HELD_OUT_ONE_IN = 6  # problems; in all that can be drawn, not in a set
+SOURCES = (  # that decide the bytes of a build
+    "orchestrator.datasets.text_reasoning",
+    "orchestrator.datasets.jsonl",
+    "orchestrator.seeds",
+    "rollout.messages",
+)
 FRUITLESS = (
     2000 * HELD_OUT_ONE_IN
 )  # draws in a row without a new problem of a split: then a family has given what it has
