@@ -13,7 +13,7 @@ from typing import cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import paths
@@ -48,14 +48,19 @@ def changed_config(
     stored: ExperimentConfig, overrides: Sequence[str], fixed: Mapping[str, str] = FIXED
 ) -> ExperimentConfig:
     """`stored` with single keys changed; fixed: keys that stay, with the reason. Raises ConfigError as `resumed_config` does."""
+    composed = OmegaConf.structured(stored)
+    apply_overrides(composed, overrides, fixed)
+    return checked(cast(ExperimentConfig, OmegaConf.to_object(composed)))
+
+
+def apply_overrides(composed: DictConfig, overrides: Sequence[str], fixed: Mapping[str, str]) -> None:
+    """Set or delete single keys in place, as `compose_config` would; values are not checked yet. Raises ConfigError."""
     plain, named = split_named(overrides)
     refuse_unknown(plain)
-    composed = OmegaConf.structured(stored)
     for override in plain:
         _apply(composed, override, fixed)
     try:
         apply_named(composed, named)
-        return checked(cast(ExperimentConfig, OmegaConf.to_object(composed)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"configuration refused: {root_message(error)}") from error
 
@@ -107,4 +112,5 @@ def _delete(composed: DictConfig, key: str) -> None:
     entries = OmegaConf.select(composed, parent) if parent else None
     if not isinstance(entries, DictConfig) or OmegaConf.get_type(entries) is not dict or name not in entries:
         raise ConfigError(f"~{key} deletes nothing: only entries such as reward.terms.NAME can be deleted")
-    del entries[name]
+    with open_dict(entries):
+        del entries[name]
