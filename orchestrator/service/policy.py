@@ -34,7 +34,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.service.messages import Demand, Priority
+from orchestrator.service.messages import Demand, Priority, Quota
 from orchestrator.service.placement import (
     SCALE,
     Amounts,
@@ -71,15 +71,6 @@ class Queued(Protocol):
     def started_at(self) -> float: ...
     @property
     def not_before(self) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """The most that one user's experiments may hold together. gpus: devices; cpus: cores; running: experiments. None: no limit."""
-
-    gpus: float | None = None
-    cpus: float | None = None
-    running: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
