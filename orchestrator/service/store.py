@@ -7,20 +7,18 @@ attempt, and an old one changes nothing; a call that is sent again after a lost 
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
-import difflib
+import math
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from orchestrator.service import store_text
 from orchestrator.service.messages import (
     Cause,
     Demand,
-    Event,
     Experiment,
     Progress,
     Quota,
@@ -28,32 +26,27 @@ from orchestrator.service.messages import (
     State,
     Wanted,
 )
-from orchestrator.service.states import ACTIVE, FOLLOWS, RESUMABLE
-from orchestrator.service.store_errors import Fenced, IdTaken, KeyReused, NoSuchExperiment, NotPossible
-from orchestrator.service.store_events import EventLog
+from orchestrator.service.states import ACTIVE, ENDED, FOLLOWS, RESUMABLE
+from orchestrator.service.store_errors import Fenced, IdTaken, KeyReused, NotPossible
 from orchestrator.service.store_link import PATIENCE_S, Link, joined
-from orchestrator.service.store_quotas import Quotas
+from orchestrator.service.store_reader import StoreReader
 from orchestrator.service.store_text import text
 
 PREFIX = "mgrd:"
 KEY_KEPT_S = 24 * 3600  # how long an idempotency key is remembered
 SAMPLES_KEPT = 48  # of each experiment
-PAGE_LOOK = 2000  # experiments that one call of the paging script looks at: a few milliseconds of the server
-NEAR_AMONG = 2000  # newest ids that a mistyped one is compared with
 
 
-def before(state: State) -> str:
-    """The states that may be followed by `state`, as the scripts take them."""
-    return joined([earlier for earlier, later in FOLLOWS.items() if state in later])
+def before(state: State, among: Iterable[State] = State) -> str:
+    """Which of the states `among` may be followed by `state`, as the scripts take them."""
+    return joined([earlier for earlier in among if state in FOLLOWS[earlier]])
 
 
-class Store:
+class Store(StoreReader):
     """Thread-safe. Every method raises StoreError when Redis does not answer within the patience."""
 
     def __init__(self, link: Link) -> None:
-        self.link = link
-        self._events = EventLog(link)
-        self._quotas = Quotas(link)
+        super().__init__(link)
         self._round = threading.local()
 
     @classmethod
@@ -77,6 +70,7 @@ class Store:
         if experiment.state is not State.QUEUED:
             raise ValueError(f"only a queued experiment can be submitted, not a {experiment.state} one")
         experiment = dataclasses.replace(experiment, config_sha256=store_text.digest(config_yaml))
+        store_text.proved(experiment)
         idempotency = store_text.digest(f"{experiment.user}\n{key}") if key else ""
         told = {"name": experiment.name, "user": experiment.user, "priority": experiment.priority}
         indexes = _indexes(experiment)
@@ -100,39 +94,6 @@ class Store:
         if status == "taken":
             raise IdTaken(f"an experiment {experiment.id} exists already: submit it under another id")
         return store_text.EXPERIMENT.decode(payload), status == "new"
-
-    def get(self, id: str) -> Experiment:
-        """Raises NoSuchExperiment, with near names."""
-        held = self.link.call(lambda client: client.hget(self.link.key("texts"), id))
-        return store_text.EXPERIMENT.decode(held) if held else self._missing(id)
-
-    def list(
-        self,
-        *,
-        states: Sequence[State] = (),
-        user: str = "",
-        tag: tuple[str, str] | None = None,
-        parent: str = "",
-        limit: int = 100,
-        before: str = "",
-    ) -> builtins.list[Experiment]:
-        """Newest first; before: id of the last experiment of the page before. Raises NoSuchExperiment for an unknown `before`."""
-        must = [store_text.index("user", user)] if user else []
-        must += [store_text.index("tag", *tag)] if tag else []
-        must += [store_text.index("parent", parent)] if parent else []
-        cursor = self._cursor(before)
-        found: builtins.list[Experiment] = []
-        while cursor and len(found) < limit:
-            cursor, *texts = self.link.read("page", limit - len(found), cursor, PAGE_LOOK, joined(states), *must)
-            found += [store_text.EXPERIMENT.decode(one) for one in texts]
-        return found
-
-    def config(self, sha256: str) -> str:
-        """The resolved configuration, YAML. Raises NoSuchExperiment when none is kept under that digest."""
-        held = self.link.call(lambda client: client.get(self.link.key("config", sha256)))
-        if held is None:
-            raise NoSuchExperiment(f"no configuration is kept under {sha256}: take `config_sha256` of an experiment")
-        return str(held)
 
     def ask(self, id: str, wanted: Wanted, by: str) -> Experiment:
         """Cancel or pause; at once where nothing runs, else noted for its scheduler and its job. Asking twice changes nothing.
@@ -168,7 +129,7 @@ class Store:
             joined(RESUMABLE),
             text(by),
             text(tuple(overrides or ())),
-            "" if demand is None else text(demand),
+            "" if demand is None else store_text.proved(demand),
             "" if config_yaml is None else store_text.digest(config_yaml),
             config_yaml or "",
         )
@@ -179,32 +140,11 @@ class Store:
             raise NotPossible(_why_not_resumed(experiment))
         return experiment
 
-    def quotas(self) -> dict[str, Quota]:
-        """Of the users who have one of their own."""
-        return self._quotas.all()
-
     def set_quota(self, user: str, quota: Quota | None) -> None:
         """None: the settings' one holds again. Raises ValueError for a negative number."""
         self._quotas.set(user, quota)
 
     # --- schedulers
-
-    def queued(self) -> builtins.list[Experiment]:
-        """Oldest first."""
-        return store_text.EXPERIMENTS.decode(self.link.read("whole", State.QUEUED))
-
-    def active(self) -> builtins.list[Experiment]:
-        """Starting and running ones."""
-        return store_text.EXPERIMENTS.decode(self.link.read("whole", *sorted(ACTIVE)))
-
-    def counts(self) -> dict[State, int]:
-        def count(client: Any) -> builtins.list[int]:
-            pipeline = client.pipeline(transaction=True)
-            for state in State:
-                pipeline.zcard(self.link.key("state", state))
-            return pipeline.execute()  # type: ignore[no-any-return]
-
-        return dict(zip(State, self.link.call(count), strict=True))
 
     @contextmanager
     def round(self, scheduler: str, ttl_s: float = 10) -> Iterator[bool]:
@@ -258,9 +198,19 @@ class Store:
         has ended already. A cancel (or, when queued again, a pause) that its user asked for meanwhile wins: look at the state returned."""
         if state in ACTIVE:
             raise ValueError(f"an experiment is not settled as {state}")
-        who = text("scheduler")
-        arguments = ("lease", lease, before_from_active(state), state, text(reason), text(cause), not_before, retry_of)
-        return self._maybe("settle", id, *arguments, who)
+        if not math.isfinite(not_before):
+            raise ValueError(f"{not_before} is no time")
+        arguments = (
+            "lease",
+            lease,
+            before(state, ACTIVE),
+            state,
+            text(reason),
+            text(cause),
+            text(not_before),
+            retry_of,
+        )
+        return self._maybe("settle", id, *arguments, "")
 
     # --- the job
 
@@ -285,7 +235,7 @@ class Store:
     ) -> Wanted:
         """Tell an event, and how far it is. Returns what the user wants. Raises Fenced: this attempt is over."""
         changes = {"progress": progress, "mlflow_run": mlflow_run, "mlflow_url": mlflow_url}
-        flat = [part for name, value in changes.items() if value for part in (name, text(value))]
+        flat = [part for name, value in changes.items() if value for part in (name, store_text.proved(value))]
         status, payload = self.link.change(
             "report", id, attempt, joined(ACTIVE), kind, text(data), SAMPLES_KEPT, 0, *flat
         )
@@ -302,7 +252,7 @@ class Store:
             id,
             "attempt",
             attempt,
-            before_from_active(state),
+            before(state, ACTIVE),
             state,
             text(reason),
             text(cause),
@@ -315,28 +265,9 @@ class Store:
 
     def keep_samples(self, id: str, attempt: int, samples: Sequence[SampledTrajectory]) -> None:
         """Keep them beside earlier ones; the newest 48 stay. Raises Fenced."""
-        last = [text(sample) for sample in samples[-SAMPLES_KEPT:]]
+        last = [store_text.proved(sample) for sample in samples[-SAMPLES_KEPT:]]
         status, _ = self.link.change("report", id, attempt, joined(ACTIVE), "", "", SAMPLES_KEPT, len(last), *last)
         self._fence(status, id, attempt)
-
-    def samples(self, id: str) -> builtins.list[SampledTrajectory]:
-        """Newest first."""
-        held = self.link.call(lambda client: client.lrange(self.link.key("samples", id), 0, -1))
-        return [store_text.SAMPLE.decode(one) for one in reversed(held)]
-
-    # --- watchers
-
-    def events(self, after: str = "0", *, id: str = "", limit: int = 1000, wait_s: float = 0) -> builtins.list[Event]:
-        """Of one experiment or of all, oldest first, after the event `after`; waits up to `wait_s` seconds for the first one."""
-        return self._events.read(after, id, limit, wait_s)
-
-    def latest_event(self, id: str = "") -> str:
-        """Id of the newest event: `after` for what happens from now on."""
-        return self._events.latest(id)
-
-    def news(self, timeout_s: float) -> bool:
-        """For schedulers: whether something was submitted, asked or ended since the last call; waits up to `timeout_s` seconds."""
-        return self._events.news(timeout_s)
 
     # --- inside
 
@@ -354,23 +285,6 @@ class Store:
                 f"attempt {attempt} of {id} is over: another attempt has begun, or the experiment ended; this process must stop"
             )
 
-    def _cursor(self, before: str) -> str:
-        if not before:
-            return "+inf"
-        seq = self.link.call(lambda client: client.zscore(self.link.key("all"), before))
-        return f"({int(seq)}" if seq is not None else self._missing(before)
-
-    def _missing(self, id: str) -> NoReturn:
-        ids = self.link.call(lambda client: client.zrevrange(self.link.key("all"), 0, NEAR_AMONG - 1))
-        near = difflib.get_close_matches(id, ids, n=3)
-        raise NoSuchExperiment(
-            f"there is no experiment {id!r}; " + (f"near ones: {', '.join(near)}" if near else "`mgrd ps` lists them")
-        )
-
-
-def before_from_active(state: State) -> str:
-    return joined([earlier for earlier in ACTIVE if state in FOLLOWS[earlier]])
-
 
 def _indexes(experiment: Experiment) -> list[str]:
     names = [store_text.index("user", experiment.user)]
@@ -382,12 +296,13 @@ def _why_not(experiment: Experiment, wanted: Wanted) -> str:
     here = f"{experiment.id} is {experiment.state}"
     if experiment.wanted is Wanted.CANCEL:
         return f"{here} and is being cancelled, which can't be taken back: wait until it is, then resume it"
-    if wanted is Wanted.PAUSE and experiment.state is State.QUEUED:
-        return f"{here}, nothing runs that could pause: cancel it, and resume it later"
-    if wanted is Wanted.NOTHING:
-        return f"{here}: there is no request to take back"
-    verb = "paused" if wanted is Wanted.PAUSE else "cancelled"
-    return f"{here} and can't be {verb}" + ("" if experiment.state is State.SUCCEEDED else ": resume it to go on")
+    if experiment.state in ENDED:
+        return f"{here}: nothing runs any more" + (
+            ", clone it for another run" if experiment.state is State.SUCCEEDED else ", resume it to let it go on"
+        )
+    if wanted is Wanted.PAUSE:
+        return f"{here}: nothing runs that could pause; cancel it, and resume it later"
+    return f"{here}: there is no request to take back"
 
 
 def _why_not_resumed(experiment: Experiment) -> str:

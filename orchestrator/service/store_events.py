@@ -2,7 +2,7 @@
 
 Neighbours: the scripts append in the transaction that changes an experiment; `store.Store` offers these methods; `event_feed` reads the
 same streams without blocking threads. Invariants: an event has the same id in both streams, ids grow, so a watcher may go on in either;
-the last 200,000 events of all and 20,000 of each experiment are kept (approximately: Redis drops whole blocks).
+the last 100,000 events of all and 20,000 of each experiment are kept (approximately: Redis drops whole blocks).
 """
 
 from __future__ import annotations

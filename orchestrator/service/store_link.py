@@ -25,11 +25,14 @@ from orchestrator.service.store_errors import StoreError
 T = TypeVar("T")
 Value = str | bytes | int | float
 
-PATIENCE_S = (
-    30.0  # a server that is started again and reads a large append-only file; the scripts remember calls for 120 s
-)
+PATIENCE_S = 30.0  # a server that is started again and reads a large append-only file
+MOST_PATIENCE_S = 60.0  # the scripts remember a call for 90 s
 SOCKET_TIMEOUT_S = 10.0
-AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)  # the second: also while it reads its data
+AWAY = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.ReadOnlyError,
+)  # the first: also a server that still reads its data
 REFUSED = (redis.AuthenticationError,)  # a ConnectionError too, but waiting does not help
 
 
@@ -39,7 +42,7 @@ class Link:
     def __init__(self, client: redis.Redis, prefix: str, *, patience_s: float = PATIENCE_S) -> None:
         self.client: Any = client  # its annotations leave open whether replies are awaited
         self.base = "{" + prefix.rstrip(":") + "}:"
-        self.patience_s = patience_s
+        self.patience_s = min(patience_s, MOST_PATIENCE_S)
         self._scripts: dict[str, Any] = {}
         self._lock = threading.Lock()
 

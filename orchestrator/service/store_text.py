@@ -22,6 +22,16 @@ def text(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def proved(value: object) -> str:
+    """As `text`, when it can be read back; else one unreadable experiment would hide all others. Raises ValueError."""
+    encoded = text(value)
+    try:
+        msgspec.json.decode(encoded, type=type(value))
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{value!r} can't be kept: {error}") from error
+    return encoded
+
+
 def fields(experiment: Experiment) -> list[str]:
     """Name, JSON text, name, JSON text, …"""
     return [part for name in Experiment.__slots__ for part in (name, text(getattr(experiment, name)))]
@@ -33,7 +43,7 @@ def event(id: str, held: dict[str, str]) -> Event:
 
 
 def digest(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def index(kind: str, *names: str) -> str:

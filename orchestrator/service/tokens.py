@@ -22,6 +22,8 @@ import msgspec
 
 from orchestrator.errors import MgrdError
 from orchestrator.service.messages import User
+from orchestrator.service.store_errors import StoreError
+from orchestrator.service.store_events import EVENT_ID
 from orchestrator.service.store_link import PATIENCE_S, Link
 
 SCOPES = ("read", "submit", "admin")  # each contains those before it
@@ -145,9 +147,8 @@ class TokenStore:
 
     def revoke(self, id: str) -> Token:
         """From now on it opens nothing. Doing it again changes nothing. Raises TokenError for an unknown id."""
-        found = [token for token in self.list() if token.id == id]
-        if not found:
-            raise TokenError(f"there is no token {id!r}: `mgrd tokens list` shows them")
+        if not self.link.call(lambda client: client.hexists(self._tokens, id)):
+            raise TokenError(f"there is no token {id!r}: list the tokens to see the ids")
         self.link.call(lambda client: client.hsetnx(self._revoked, id, time.time()))
         return next(token for token in self.list() if token.id == id)
 
@@ -158,7 +159,9 @@ class TokenStore:
         self.link.call(lambda client: client.xadd(self._audit, line, maxlen=AUDIT_KEPT, approximate=True))
 
     def audited(self, *, limit: int = 100, before: str = "") -> Sequence[AuditLine]:
-        """Newest first; before: id of the last line of the page before."""
+        """Newest first; before: id of the last line of the page before. Raises StoreError for one that is no line's id."""
+        if before and not EVENT_ID.fullmatch(before):
+            raise StoreError(f"{before!r} is not the id of a line of the audit log")
         end = f"({before}" if before else "+"
         rows = self.link.call(lambda client: client.xrevrange(self._audit, max=end, count=limit))
         return [

@@ -2,8 +2,8 @@
 -- joins them without decoding; `texts` holds the joined document, which is all that readers fetch.
 -- KEYS[1]: prefix of all keys. ARGV[1]: token of this call, the same when it is sent again after a lost connection.
 
-local CALL_S = 120          -- a call is sent again for at most the store's patience, far below this
-local EVENTS_OF_ALL = 200000 -- approximate lengths; older events are dropped
+local CALL_S = 90 -- a call is sent again for at most the longest patience, 60 s
+local EVENTS_OF_ALL = 100000 -- approximate lengths; older events are dropped
 local EVENTS_OF_ONE = 20000
 local NEWS = 100
 
@@ -85,10 +85,12 @@ local function move(id, record, changes, by)
   return text
 end
 
--- The end of a hold: state, reason, cause as JSON texts. What a user asked for meanwhile is not lost.
+-- The end of a hold: state, reason, cause as JSON texts. What a user asked for meanwhile is not lost: a cancel wins over everything but
+-- success, a pause over another try.
 local function let_go(id, record, state, reason, cause, by)
-  if record.wanted == '"cancel"' and (state == '"queued"' or state == '"paused"') then
-    state, reason, cause = '"cancelled"', '"cancelled on request"', '""'
+  if record.wanted == '"cancel"' and state ~= '"succeeded"' then
+    state, cause = '"cancelled"', '""'
+    if reason == '""' then reason = '"cancelled on request"' end
   elseif record.wanted == '"pause"' and state == '"queued"' then
     state = '"paused"'
   end

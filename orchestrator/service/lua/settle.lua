@@ -1,5 +1,5 @@
 -- ARGV: 2 id, 3 kind of the fence (lease or attempt), 4 its value, 5 states this may follow, 6 state, 7 reason and 8 cause as JSON texts,
--- 9 earliest next launch, 10 what the retry is counted under or "", 11 who as JSON text.
+-- 9 earliest next launch, 10 what the retry is counted under or "", 11 who as JSON text, "": its owner.
 local id, record = ARGV[2], load(ARGV[2])
 if not record then return refused('missing') end
 if record[ARGV[3]] ~= ARGV[4] then return refused('fenced', text_of(record)) end
@@ -13,4 +13,4 @@ if changes.state == '"queued"' then
     changes.retries = cjson.encode(retries)
   end
 end
-return done('ok', move(id, record, changes, ARGV[11]))
+return done('ok', move(id, record, changes, ARGV[11] ~= '' and ARGV[11] or record.owner))
