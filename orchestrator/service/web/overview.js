@@ -1,0 +1,161 @@
+// How far an experiment is: progress, stages, curves over its policy updates, the same as a table.
+// Neighbours: `detail` opens it, `curves` draws. Invariants: each policy update counts once, by its number; events arrive in any order
+// beside the list that was read, and the later word on an update holds.
+
+import { of } from "./api.js";
+import { Curves } from "./curves.js";
+import { el, setAttribute, setText } from "./dom.js";
+import { duration, number, percent, share, whole } from "./format.js";
+
+const FIGURES = [
+  { name: "reward", title: "Reward", names: ["reward/mean", "reward"], format: (value) => number(value), least: 0.02 },
+  { name: "accuracy", title: "Accuracy", names: ["accuracy"], format: percent, least: 0.02, share: true },
+  { name: "think", title: "Think length (tokens)", names: ["think/tokens", "think_tokens"], format: (value) => number(value, 1), least: 1 },
+  { name: "perceptions", title: "True perceptions", names: ["think/true_perceptions", "true_perceptions"], format: percent, least: 0.02, share: true },
+].map((figure) => ({
+  ...figure,
+  tick: (value) => (figure.share ? `${Number((100 * value).toPrecision(4))} %` : value.toLocaleString("en", { maximumFractionDigits: 4 })),
+  of: (record) => figure.names.map((name) => (record.metrics ?? record)[name]).find((value) => typeof value === "number"),
+}));
+const TABLE_ROWS = 200; // the latest; all of them are in MLflow
+
+export class Overview {
+  #records = new Map();
+  #drawn = 0;
+  #abort = new AbortController();
+
+  constructor(api, experiment) {
+    Object.assign(this, { api, id: experiment.id, experiment });
+    this.bar = el("progress", { max: 1, "aria-labelledby": "progress-title" });
+    this.done = el("span", { class: "share" });
+    this.tiles = el("dl", { class: "tiles" });
+    this.stages = el("ol", { class: "stages" });
+    this.stagesBox = el("section", { hidden: true }, el("h3", {}, "Stages"), this.stages);
+    this.curves = new Curves(FIGURES);
+    this.note = el("p", { class: "dim" }, "Reading the policy updates…");
+    this.table = el("tbody");
+    this.details = el("details", { class: "as-table", ontoggle: () => this.#fillTable() }, el("summary", {}, "The same as a table"), el("div", { class: "table-box" }, this.#makeTable()));
+    this.node = el(
+      "div",
+      {},
+      el("section", {}, el("h3", { id: "progress-title" }, "Progress"), el("div", { class: "overall" }, this.bar, this.done), this.tiles),
+      this.stagesBox,
+      el("section", {}, el("h3", {}, "Policy updates"), this.note, this.curves.node, this.details),
+    );
+    void this.#load();
+  }
+
+  show(experiment) {
+    this.experiment = experiment;
+    const { progress, state } = experiment;
+    const done = share(experiment);
+    setAttribute(this.bar, "value", done ?? 0);
+    setAttribute(this.bar, "class", state);
+    setText(this.done, done === null ? "" : percent(done));
+    const running = ["running", "starting"].includes(state);
+    const tiles = [
+      ["Stage", progress.stage || "–", progress.stages_total ? `${progress.stages_done} of ${progress.stages_total} done` : ""],
+      ["Policy updates", whole(progress.update), progress.updates_total ? `of ${whole(progress.updates_total)}` : ""],
+      ["Reward", number(progress.reward), "last policy update"],
+      ["Accuracy", percent(progress.accuracy), "last policy update"],
+      ["ETA", running ? duration(progress.eta_s) : "–", running ? "left, estimated" : ""],
+      ["Sampled", progress.tokens_per_s === null ? "–" : `${whole(progress.tokens_per_s)} tok/s`, ""],
+      ["Invalid verdicts", percent(progress.invalid_share), ""],
+      ["Scoring", duration(progress.reward_p95_s), "95th percentile"],
+    ];
+    if (!this.tiles.children.length) {
+      this.tiles.append(...tiles.map(([name]) => el("div", {}, el("dt", {}, name), el("dd", {}, el("span"), el("small")))));
+    }
+    tiles.forEach(([, value, more], at) => {
+      const [big, small] = this.tiles.children[at].lastChild.children;
+      setText(big, value);
+      setText(small, more);
+    });
+    this.#showStages();
+  }
+
+  apply(event) {
+    if (event.kind !== "update") return;
+    this.#take([event.data]);
+  }
+
+  close() {
+    this.#abort.abort();
+    this.curves.close();
+    clearTimeout(this.#drawn);
+  }
+
+  async #load() {
+    try {
+      const { updates } = await this.api.json(of(this.id, "/updates"), { signal: this.#abort.signal });
+      this.#take(updates, true);
+      if (!updates.length) setText(this.note, "No policy update yet.");
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (error.name !== "ApiError") throw error;
+      setText(this.note, `The policy updates can't be shown: ${error.words}`);
+    }
+  }
+
+  #take(records, older = false) {
+    for (const record of records) {
+      if (typeof record.update !== "number" || (older && this.#records.has(record.update))) continue;
+      // A run that went back to a checkpoint makes later updates anew.
+      if (!older) for (const known of this.#records.keys()) if (known > record.update) this.#records.delete(known);
+      this.#records.set(record.update, record);
+    }
+    this.#drawn ||= setTimeout(() => this.#draw(), older ? 0 : 250);
+  }
+
+  #draw() {
+    this.#drawn = 0;
+    const records = this.#ascending();
+    if (records.length) setText(this.note, records.length < 12 ? "" : "Thin: each policy update. Thick: moving average. Dashed: another stage begins.");
+    this.note.hidden = !this.note.textContent;
+    this.curves.show(records);
+    this.#fillTable();
+    this.#showStages();
+  }
+
+  #ascending() {
+    return [...this.#records.values()].sort((a, b) => a.update - b.update);
+  }
+
+  /** From the policy updates' own stages, and the one at work. */
+  #showStages() {
+    const { progress, state } = this.experiment;
+    const spans = new Map();
+    for (const { stage, update } of this.#ascending()) {
+      if (!stage) continue;
+      const known = spans.get(stage);
+      spans.set(stage, known ? [known[0], update] : [update, update]);
+    }
+    if (progress.stage && !spans.has(progress.stage)) spans.set(progress.stage, null);
+    const live = ["running", "starting"].includes(state) ? progress.stage : "";
+    const rows = [...spans].map(([name, updates]) => [name, updates ? `updates ${updates[0]}–${updates[1]}` : "", name === live]);
+    const text = JSON.stringify(rows);
+    if (text === this.stagesShown) return;
+    this.stagesShown = text;
+    this.stagesBox.hidden = rows.length === 0;
+    this.stages.replaceChildren(
+      ...rows.map(([name, updates, current]) =>
+        el("li", { class: current ? "current" : "", "aria-current": current ? "step" : null }, el("strong", {}, name), updates && el("small", {}, updates), current && el("small", {}, "at work")),
+      ),
+    );
+  }
+
+  #makeTable() {
+    const heads = ["Update", "Stage", ...FIGURES.map((figure) => figure.title)];
+    return el("table", { class: "plain" }, el("caption", {}, `Latest first, at most ${TABLE_ROWS} policy updates`), el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))), this.table);
+  }
+
+  #fillTable() {
+    if (!this.details.open) return;
+    const rows = this.#ascending().slice(-TABLE_ROWS).reverse();
+    this.table.replaceChildren(
+      ...rows.map((record) =>
+        el("tr", {}, el("th", { scope: "row" }, whole(record.update)), el("td", {}, record.stage ?? ""), ...FIGURES.map((figure) => el("td", { class: "number" }, figure.format(figure.of(record))))),
+      ),
+    );
+  }
+}
