@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.curve import plot, plot_updates
 from orchestrator.curve import table as points_table
 from orchestrator.errors import MgrdError
-from orchestrator.report import plain
+from orchestrator.plain import plain
 from orchestrator.results import FinishedRun, copy_run, markdown
 from orchestrator.rundir import write_atomic
 

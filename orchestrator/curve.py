@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.report import plain
+from orchestrator.plain import plain
 from orchestrator.rundir import write_atomic
 
 PANELS = (

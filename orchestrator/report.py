@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.plain import plain
 from orchestrator.rundir import RunDirectory, write_atomic
 
 
@@ -109,14 +110,3 @@ def _print_curve(console: Console, points: list[dict[str, Any]]) -> None:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def plain(value: Any) -> Any:
-    """NaN has no place in JSON: None."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from orchestrator.config.schema import SentinelConfig
 from orchestrator.errors import RunPaused
 from orchestrator.gallery import gallery_html
+from orchestrator.plain import plain
 from orchestrator.rundir import CHECKPOINT_PREFIX, write_atomic
 from orchestrator.sentinels import ALARM, Alarm, Record, watch
 from orchestrator.stages.scoring import Scored
@@ -65,8 +65,8 @@ def evidence(alarm: Alarm, records: Sequence[Record], config: SentinelConfig, st
         "update": update,
         "sentinel": alarm.name,
         "reason": alarm.reason,
-        "evidence": _plain(alarm.evidence),
-        "series": _plain({metric: series(records, metric) for metric in alarm.evidence["metrics"]}),
+        "evidence": plain(alarm.evidence, str),
+        "series": plain({metric: series(records, metric) for metric in alarm.evidence["metrics"]}, str),
         "thresholds": dataclasses.asdict(config),
         "checkpoint": f"{CHECKPOINT_PREFIX}{update:06d}",
     }
@@ -139,12 +139,3 @@ def plot(left: dict[str, Any], path: Path) -> None:
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no word for (nan, inf) as text."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
 """Reads and writes questions as JSON lines beside their clips, and checks every line and every clip before anything trains.
 
-Neighbours: `schema` judges a line, `recordings` a clip; `demonstrations` shares the reading; `data_stage` and `mgrd data check`
-call `load_questions`.
+Neighbours: `schema` judges a line, `recordings` a clip; `demonstrations` and `benchmarks` share the reading; `data_stage` and
+`mgrd data check` call `load_questions`.
 Invariants: all problems are reported at once, each by file and line; paths in a file are relative to its folder, paths in memory
 are absolute; a file is written whole or not at all.
 """
@@ -54,10 +54,19 @@ def read_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Any
 
     Raises DataError when the file can't be read.
     """
+    yield from json_lines(path, text_of(path, "give a JSONL file in UTF-8"), problems)
+
+
+def text_of(path: Path, advice: str) -> str:
+    """A file's text, without a byte order mark. Raises DataError with `advice` when it can't be read."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}; give a JSONL file in UTF-8") from error
+        raise DataError(f"{path} cannot be read: {error}; {advice}") from error
+
+
+def json_lines(path: Path, text: str, problems: list[Problem]) -> Iterator[tuple[int, Any]]:
+    """`read_records` of a text that was read already; path: for `problems`."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue

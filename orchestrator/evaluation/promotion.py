@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError, MgrdError
-from orchestrator.evaluation.report import plain
+from orchestrator.plain import plain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

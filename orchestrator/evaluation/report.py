@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,9 @@ from orchestrator.evaluation.statistics import (
     macro,
     pass_at,
     ratio,
+    share,
 )
+from orchestrator.plain import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def build_report(
         pass_at={str(k): pass_at(sampled, k, seed=seed) for k in sorted(set(ks))},
         by_task=_groups(sampled, greedy, "task", seed),
         by_domain=_groups(sampled, greedy, "domain", seed),
-        think_present=_share(sum(o.thinks for o in valid), len(valid)),
+        think_present=share(sum(o.thinks for o in valid), len(valid)),
         think_tokens=length_distribution([o.think_tokens for o in valid]),
         by_length=length_bins(sampled, seed=seed),
         longer_thinking=longer_against_shorter(sampled, seed=seed),
@@ -99,21 +101,10 @@ def build_report(
         longer_when_thinking=longer_against_shorter(sampled, thinking_only=True, seed=seed),
         true_perceptions=_true_perceptions(sampled, seed),
         stated_perceptions=sum(o.stated_claims for o in valid),
-        truncated=_share(sum(not o.finished for o in sampled), len(sampled)),
+        truncated=share(sum(not o.finished for o in sampled), len(sampled)),
         invalid_verdicts=sum(o.value is None for o in (*sampled, *greedy)),
         contribution=contribution,
     )
-
-
-def plain(value: Any) -> Any:
-    """The same value with None for numbers that JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def metrics_of(report: EvaluationReport) -> dict[str, float]:
@@ -212,10 +203,6 @@ def _true_perceptions(outcomes: Sequence[Outcome], seed: int) -> Estimate:
     groups = by_question([o for o in outcomes if o.value is not None])
     true = [float(sum(o.true_claims for o in group)) for group in groups]
     return ratio(true, [float(sum(o.stated_claims for o in group)) for group in groups], seed=seed)
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
 
 
 def _zero(value: float) -> float:

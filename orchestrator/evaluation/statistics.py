@@ -210,6 +210,11 @@ def macro(estimates: Mapping[str, Estimate]) -> float:
     return sum(e.value for e in estimates.values()) / len(estimates) if estimates else math.nan
 
 
+def share(part: float, whole: float) -> float:
+    """NaN of nothing."""
+    return part / whole if whole else math.nan
+
+
 def _values(outcomes: Sequence[Outcome]) -> list[list[float]]:
     """Values of the valid samples of each question that has any."""
     return [values for group in by_question(outcomes) if (values := _known(group))]

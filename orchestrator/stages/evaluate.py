@@ -6,14 +6,13 @@ questions and seeds at every point, so that points can be compared; invalid verd
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.evaluation.outcomes import Outcome, think_tokens
-from orchestrator.evaluation.statistics import LengthEffect, length_bins, longer_against_shorter
+from orchestrator.evaluation.statistics import LengthEffect, length_bins, longer_against_shorter, share
 from orchestrator.seeds import derive
 from orchestrator.stages.collect import Collector
 from orchestrator.stages.context import StageContext
@@ -94,14 +93,14 @@ def summarise(sampled: Sequence[Sequence[Scored]], greedy: Sequence[Sequence[Sco
         stderr=error,
         greedy=greedy_mean,
         greedy_stderr=greedy_error,
-        think_present=_share(sum(s.thinks for s in flat), len(flat)),
-        true_perceptions=_share(sum(s.true_claims for s in flat), sum(s.stated_claims for s in flat)),
+        think_present=share(sum(s.thinks for s in flat), len(flat)),
+        true_perceptions=share(sum(s.true_claims for s in flat), sum(s.stated_claims for s in flat)),
         stated_perceptions=sum(s.stated_claims for s in flat),
-        greedy_true_perceptions=_share(
+        greedy_true_perceptions=share(
             sum(s.true_claims for s in flat_greedy), sum(s.stated_claims for s in flat_greedy)
         ),
-        think_tokens=_share(sum(think_tokens(s.sample) for s in flat), len(flat)),
-        truncated=_share(sum(not s.sample.finished for s in flat), len(flat)),
+        think_tokens=share(sum(think_tokens(s.sample) for s in flat), len(flat)),
+        truncated=share(sum(not s.sample.finished for s in flat), len(flat)),
         questions=len(accuracy),
         invalid_verdicts=sum(len(group) for group in sampled)
         - len(flat)
@@ -185,11 +184,7 @@ def _by_task(valid: Sequence[Sequence[Scored]], greedy: Sequence[Sequence[Scored
             "sampled": mean,
             "stderr": error,
             "greedy": mean_and_error(best[task])[0],
-            "true_perceptions": _share(true[task], stated[task]),
+            "true_perceptions": share(true[task], stated[task]),
             "questions": float(len(drawn[task])),
         }
     return out
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan

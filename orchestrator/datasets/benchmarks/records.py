@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.datasets.jsonl import json_lines, text_of
 from orchestrator.datasets.schema import DataError, Problem
 
 PARQUET_ROWS = 32  # at a time: rows carry whole recordings
@@ -35,21 +36,11 @@ def read_records(file: Path, problems: list[Problem]) -> Iterator[tuple[int, dic
     if file.suffix == ".parquet":
         yield from _parquet(file)
         return
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}; give the file as it was published, in UTF-8") from error
+    text = text_of(file, "give the file as it was published, in UTF-8")
     if text.lstrip().startswith("["):
         yield from _array(file, text, problems)
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            problems.append(Problem(file, number, f"not JSON: {error}"))
-            continue
+    for number, record in json_lines(file, text, problems):
         if isinstance(record, dict):
             yield number, record
         else:
