@@ -13,7 +13,7 @@ typed := orchestrator rewards rollout actor scripts
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format venv clean distclean
+.PHONY: help demo test lint format venv browser clean distclean
 
 help:
 	@echo "mgrd: reinforcement learning for audio language models"
@@ -35,7 +35,11 @@ venv:
 demo: venv
 	$(bin)/mgrd run experiment=demo $(if $(SEED),run.seed=$(SEED)) $(if $(RUN_DIR),run.dir=$(RUN_DIR)) $(ARGS)
 
-test: venv
+# Chromium for the tests of the service's page; where it can't be had, they are skipped and say so.
+browser:
+	@scripts/setup_browser.sh
+
+test: venv browser
 	$(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: venv
