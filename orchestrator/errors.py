@@ -16,6 +16,10 @@ class PreflightError(MgrdError):
     """The place can't take the run: directory, memory, port, a second run in the same directory."""
 
 
+class NotNow(PreflightError):
+    """The place has no room at the moment: memory is short, or another process holds the directory. Later it may."""
+
+
 class RunFailed(MgrdError):
     """A run that had started could not go on; names the stage and the cause."""
 

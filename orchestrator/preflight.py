@@ -14,7 +14,7 @@ import psutil
 
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
-from orchestrator.errors import PreflightError
+from orchestrator.errors import NotNow, PreflightError
 from orchestrator.rewards_store import open_store
 from orchestrator.service.demand import demand_of
 from orchestrator.specs import examiner_spec, judge_filter_spec, reward_spec
@@ -65,7 +65,7 @@ def check_machine(config: ExperimentConfig) -> None:
     """Raises PreflightError for too little memory, and for too few cores or GPUs on a run that starts its own Ray."""
     free = psutil.virtual_memory().available / GIB
     if free < config.run.min_free_memory_gib:
-        raise PreflightError(
+        raise NotNow(
             f"only {free:.1f} GiB of memory are free, the run needs {config.run.min_free_memory_gib:.1f} GiB; free some, or lower "
             "run.min_free_memory_gib if you know it fits"
         )

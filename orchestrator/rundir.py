@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.errors import PreflightError
+from orchestrator.errors import NotNow, PreflightError
 from rewards import TRAJECTORY_SUFFIX, StoredTrajectory, write_stored
 
 CHECKPOINT_PREFIX = "update_"  # of policy updates
@@ -63,7 +63,7 @@ class RunDirectory:
             owner = self._lock.read().strip() or "unknown"
             self._lock.close()
             self._lock = None
-            raise PreflightError(
+            raise NotNow(
                 f"another run (process {owner}) is writing to {self.root}; wait for it, stop it, or choose another run.dir"
             ) from error
         if self.state_file.exists() and not resume:
