@@ -218,7 +218,7 @@ def arms_page(arms: Sequence[Arm]) -> str:
     return "\n".join([*parts, "## Time\n", markdown(minutes)])
 
 
-def write_comparison(runs: Sequence[FinishedRun], directories: Sequence[Path], out: Path) -> None:
+def write_comparison(runs: Sequence[FinishedRun], out: Path) -> None:
     """`out`/table.md, arms.md, curve.png, updates.png, report.json, and per run <experiment>-seed<seed>.json (its report) and
     .updates.jsonl. Raises MgrdError as `arms_of`."""
     arms = arms_of(runs)
@@ -229,8 +229,8 @@ def write_comparison(runs: Sequence[FinishedRun], directories: Sequence[Path], o
     write_atomic(out / "report.json", json.dumps(plain(combined_report(arms)), indent=1) + "\n")
     plot({arm.name: [run.report for run in arm.runs] for arm in arms}, out / "curve.png")
     plot_updates({arm.name: [run.updates for run in arm.runs] for arm in arms}, out / "updates.png")
-    for run, directory in zip(runs, directories, strict=True):
-        copy_run(directory, out, f"{run.report['experiment']}-seed{run.report['seed']}")
+    for run in runs:
+        copy_run(run, out, f"{run.report['experiment']}-seed{run.report['seed']}")
 
 
 def _cell(mean: Mean | None, key: str, error: float | None, *, signed: bool = False) -> str:

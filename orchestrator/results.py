@@ -1,19 +1,22 @@
 """Several runs side by side: a table, a plot, and the reports the runs wrote.
 
 Neighbours: `report.py` wrote each run's report, `rundir` its policy updates; `mgrd report` calls this for the recipe `rl`, and
-`comparison` for `mgrd`. Invariant: every number comes from a file that a run wrote.
+`comparison` for `mgrd`. Invariants: every number comes from a file that a run wrote; what is written names no place on this machine.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.curve import UPDATE_PANELS
 from orchestrator.errors import MgrdError
-from orchestrator.rundir import RunDirectory
+from orchestrator.plain import plain
+from orchestrator.rundir import RunDirectory, write_atomic
+from orchestrator.sentinels import ALARM, SENTINELS
 
 COLUMNS = (
     ("sampled", "sampled accuracy"),
@@ -22,6 +25,7 @@ COLUMNS = (
     ("true_perceptions", "true perceptions"),
 )
 
+PLOTTED = ("reward/mean", "accuracy", "think/true_perceptions", "policy/entropy")
 IN_EVERY_REPORT = ("seed", "seconds", "policy_updates")
 NONE = "–"  # what a run has no figure of: questions without clips hold no perceptions
 
@@ -108,26 +112,49 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_folder(runs: list[FinishedRun], directories: list[Path], out: Path) -> None:
-    """`out`/table.md, `out`/updates.png, and per run `out`/<run>.json (its report) and <run>.updates.jsonl.
-
-    Paths in the copied reports are relative to the folder that holds the run's directory: they mean nothing elsewhere.
-    """
+def write_folder(runs: list[FinishedRun], out: Path) -> None:
+    """`out`/table.md, `out`/updates.png, and per run what `copy_run` writes."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(markdown(table(runs)) + "\n" + markdown(change_table(runs)), encoding="utf-8")
-    for run, path in zip(runs, directories, strict=True):
-        copy_run(path, out, run.name)
+    for run in runs:
+        copy_run(run, out, run.name)
     _plot(runs, out / "updates.png")
 
 
-def copy_run(path: Path, out: Path, name: str) -> None:
-    """`out`/<name>.json (the run's report) and <name>.updates.jsonl, which a run without policy updates lacks."""
-    directory = RunDirectory(path)
-    here = f"{directory.root.parent}/"
-    text = directory.report_file.read_text(encoding="utf-8").replace(here, "")
-    (out / f"{name}.json").write_text(text, encoding="utf-8")
-    if directory.updates_file.is_file():
-        shutil.copyfile(directory.updates_file, out / f"{name}.updates.jsonl")
+def copy_run(run: FinishedRun, out: Path, name: str) -> None:
+    """`out`/<name>.json (the run's report) and <name>.updates.jsonl (of every policy update the figures that plots and sentinels look
+    at), which a run without policy updates lacks. Paths in it begin at the run's directory: where that lay means nothing elsewhere."""
+    write_atomic(out / f"{name}.json", json.dumps(without_places(run.report, run.name), indent=1) + "\n")
+    if run.updates:
+        write_atomic(
+            out / f"{name}.updates.jsonl", "".join(json.dumps(short_update(record)) + "\n" for record in run.updates)
+        )
+
+
+def short_update(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy update's record with the figures worth keeping, to six digits."""
+    metrics = record["metrics"]
+    kept = {key: metrics[key] for key in kept_metrics() if metrics.get(key) is not None}
+    head = {key: record[key] for key in ("update", "stage", "version", ALARM) if key in record}
+    return plain(head | {"metrics": {key: float(f"{value:.6g}") for key, value in kept.items()}})
+
+
+def kept_metrics() -> tuple[str, ...]:
+    """What plots draw and sentinels watch."""
+    watched = (metric for sentinel in SENTINELS for metric in sentinel.metrics)
+    return tuple(dict.fromkeys((*PLOTTED, *(key for key, _ in UPDATE_PANELS), *watched)))
+
+
+def without_places(value: Any, run: str) -> Any:
+    """Strings that are absolute paths from the directory `run` on; of those elsewhere the last part."""
+    if isinstance(value, dict):
+        return {key: without_places(item, run) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item, run) for item in value]
+    if not isinstance(value, str) or not value.startswith("/"):
+        return value
+    parts = Path(value).parts
+    return "/".join(parts[len(parts) - 1 - parts[::-1].index(run) :] if run in parts else parts[-1:])
 
 
 def _plot(runs: list[FinishedRun], path: Path) -> None:
@@ -136,9 +163,8 @@ def _plot(runs: list[FinishedRun], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = ("reward/mean", "accuracy", "think/true_perceptions", "policy/entropy")
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), layout="constrained")
-    for axis, key in zip(axes, panels, strict=True):
+    figure, axes = pyplot.subplots(1, len(PLOTTED), figsize=(4 * len(PLOTTED), 3.2), layout="constrained")
+    for axis, key in zip(axes, PLOTTED, strict=True):
         for run in runs:
             points = [(r["update"], r["metrics"][key]) for r in run.updates if key in r["metrics"]]
             axis.plot([x for x, _ in points], [y for _, y in points], label=run.name, linewidth=1)

@@ -129,7 +129,7 @@ def test_the_folder_holds_tables_plots_reports_and_every_run(tmp_path: Path) -> 
         run_folder(tmp_path, name, seed, {"cold_start": 0.5, "t1": 0.6}) for name in ("a", "b") for seed in (11, 12)
     ]
     out = tmp_path / "out"
-    write_comparison(read_runs(folders), folders, out)
+    write_comparison(read_runs(folders), out)
     names = {path.name for path in out.iterdir()}
     assert {"table.md", "arms.md", "curve.png", "updates.png", "report.json"} <= names
     assert {"a-seed11.json", "a-seed11.updates.jsonl", "b-seed12.json", "b-seed12.updates.jsonl"} <= names

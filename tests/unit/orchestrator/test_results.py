@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import MgrdError
-from orchestrator.results import change_table, read_runs, table, write_folder
+from orchestrator.results import change_table, kept_metrics, read_runs, table, without_places, write_folder
+from orchestrator.sentinels import SENTINELS
 
 BEFORE = {
     "sampled": 0.7,
@@ -43,12 +45,43 @@ def test_tables_hold_before_after_and_change(run: Path) -> None:
 
 def test_the_folder_holds_tables_plot_and_reports_without_the_place_they_ran_in(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_folder(read_runs([run]), [run], out)
+    write_folder(read_runs([run]), out)
     text = (out / "table.md").read_text()
     assert "70.0 ±1.5 → 85.0" in text and "+15.0" in text
     assert (out / "updates.png").stat().st_size > 10_000
     assert json.loads((out / "demo-seed4.json").read_text())["model"] == "demo-seed4/model"
-    assert (out / "demo-seed4.updates.jsonl").read_bytes() == (run / "updates.jsonl").read_bytes()
+    assert str(tmp_path) not in (out / "demo-seed4.json").read_text()
+
+
+def test_of_every_policy_update_what_plots_and_sentinels_look_at_is_copied(run: Path, tmp_path: Path) -> None:
+    seen = {"reward/mean": 2 / 3, "policy/entropy": 1e-7 / 3, "probe/max_abs_diff": 1.5e-5, "think/tokens": math.nan}
+    records = [
+        {"update": u, "stage": "reinforce", "version": u + 1, "metrics": seen | {f"reward/answer/task/{i}": 0.5 for i in range(200)}}
+        for u in (1, 2)
+    ]  # fmt: skip
+    (run / "updates.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_folder(read_runs([run]), tmp_path / "out")
+    first, second = map(json.loads, (tmp_path / "out" / "demo-seed4.updates.jsonl").read_text().splitlines())
+    assert first == {
+        "update": 1, "stage": "reinforce", "version": 2,
+        "metrics": {"reward/mean": 0.666667, "policy/entropy": 3.33333e-08, "probe/max_abs_diff": 1.5e-05, "think/tokens": None},
+    }  # fmt: skip
+    assert second["update"] == 2
+    assert {metric for sentinel in SENTINELS for metric in sentinel.metrics} <= set(kept_metrics())
+
+
+@pytest.mark.parametrize(
+    ("path", "short"),
+    [
+        ("/runs/demo/model", "demo/model"),
+        ("/demo/old/demo/checkpoints/update_000060", "demo/checkpoints/update_000060"),
+        ("/elsewhere/model", "model"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("and/or", "and/or"),
+    ],
+)
+def test_no_path_of_this_machine_is_copied(path: str, short: str) -> None:
+    assert without_places({"a": [path, 1.5, None]}, "demo") == {"a": [short, 1.5, None]}
 
 
 def test_figures_that_a_run_does_not_have_are_dashes(run: Path, tmp_path: Path) -> None:
@@ -60,7 +93,7 @@ def test_figures_that_a_run_does_not_have_are_dashes(run: Path, tmp_path: Path) 
     runs = read_runs([run])
     assert table(runs)[1][4:6] == ["90.0 → –", "– → –"]
     assert change_table(runs)[1] == ["demo-seed4", "+15.0", "+6.0", "–", "–", "–", "–"]
-    write_folder(runs, [run], tmp_path / "out")
+    write_folder(runs, tmp_path / "out")
     assert "| – |" in (tmp_path / "out" / "table.md").read_text()
 
 
