@@ -1,11 +1,12 @@
 """A sentinel's alarm pauses a run between checkpoints; `mgrd resume` with a changed key ends it as if nothing had been."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
-from conftest import RUN_LIMIT_S, MicroRuns, processes_of, report, updates
+from conftest import MARK, RUN_LIMIT_S, MicroRuns, processes_of, report, updates
 
 from orchestrator.cli import PAUSED
 
@@ -30,12 +31,14 @@ def test_an_alarm_pauses_with_evidence_and_a_resumed_run_ends_like_an_undisturbe
     resume = [sys.executable, "-m", "orchestrator.cli", "resume", str(directory)]
     went_on = subprocess.run(
         [*resume, "pipeline.sentinels.mismatch_max=0"],
+        env=os.environ | {MARK: str(directory)},
         capture_output=True,
         text=True,
         check=False,
         timeout=RUN_LIMIT_S,
     )
     assert went_on.returncode == 0, went_on.stdout + went_on.stderr
+    assert processes_of(directory) == []
     assert not (directory / "paused.json").exists()
     records = updates(directory)
     assert records[0].pop("alarm")["name"] == "mismatch"
