@@ -106,8 +106,9 @@ class ServiceProcess:
     """One server, kept running at one address. `answers` asks it, quickly, whether it serves; it may not raise.
 
     launcher: the process started here only waits for one that serves; when that one has ended, nothing is left worth waiting for.
-    policy: when it is started again; default: MAX_RESTARTS times in all. hang_s: one that has answered and then is silent for so long
-    is killed and started again; 0: never. family: its processes leave its group, so its descendants are followed and ended with it.
+    policy: when it is started again; default: MAX_RESTARTS times in all. hang_s: one that has answered and then is silent for so
+    long is killed and started again; 0: it is not asked, inf: it is asked and left alone. family: its processes leave its group, so
+    its descendants are followed and ended with it.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class ServiceProcess:
         self._deaths: list[float] = []
         self._hang_s = hang_s
         self._answered_at: float | None = None
+        self.answering = False  # at the last look, for a server whose silence is limited
         self._family: guardian.Processes | None = {} if family else None
         self._argv = list(argv)
         self._answers = answers
@@ -147,9 +149,6 @@ class ServiceProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def answers(self) -> bool:
-        return self._answers()
 
     def wait_ready(self, timeout_s: float) -> None:
         """Until it answers. Raises ServiceError with the end of its log when it dies or takes too long."""
@@ -223,14 +222,15 @@ class ServiceProcess:
             )
             self._stopping.wait(delay)
             if not self._stopping.is_set():
-                self._answered_at = None
+                self._answered_at, self.answering = None, False
                 self.since = time.time()
                 self._process = self._launch()
 
     def _end_if_silent(self) -> None:
         if not self._hang_s:
             return
-        if self._answers():
+        self.answering = self._answers()
+        if self.answering:
             self._answered_at = time.monotonic()
         elif self._answered_at is not None and time.monotonic() - self._answered_at > self._hang_s:
             log.warning("%s has not answered for %.0f s and is ended, to be started again", self.name, self._hang_s)

@@ -33,7 +33,8 @@ class ServiceRecord:
     pid, pid_start: the supervisor and its start time in clock ticks, together they name a process for good, 0 when stopped;
     ready: every server has answered; *_url, *_uri, *_address: with passwords; ray_dashboard: HTTP address that takes jobs;
     ray_token: secret of the service's own Ray, "" for another's; own: the servers that the service itself keeps (redis, mlflow, ray);
-    started_at: seconds since 1970 UTC; error: why it does not serve, "" otherwise.
+    started_at: seconds since 1970 UTC; error: why it does not serve, "" otherwise; stopped: experiments that its stop has asked to pause
+    and that are not back in the queue yet.
     """
 
     url: str = ""
@@ -49,6 +50,7 @@ class ServiceRecord:
     own: tuple[str, ...] = ()
     started_at: float = 0.0
     error: str = ""
+    stopped: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
