@@ -127,7 +127,7 @@ class Link:
             return self._scripts[name]
 
 
-READ_ONLY = frozenset({"page", "whole"})  # scripts without the common part
+READ_ONLY = frozenset({"page", "slice", "changes"})  # scripts without the common part
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from orchestrator.service.states import ACTIVE
 from orchestrator.service.store_errors import NoSuchExperiment
 from orchestrator.service.store_events import EventLog
 from orchestrator.service.store_link import Link, joined
+from orchestrator.service.store_mirror import Mirror
 from orchestrator.service.store_quotas import Quotas
 
 PAGE_LOOK = 2000  # experiments that one call of the paging script looks at: a few milliseconds of the server
@@ -30,6 +31,7 @@ class StoreReader:
         self.link = link
         self._events = EventLog(link)
         self._quotas = Quotas(link)
+        self._mirror = Mirror(link)
 
     def get(self, id: str) -> Experiment:
         """Raises NoSuchExperiment, with near names."""
@@ -65,12 +67,12 @@ class StoreReader:
         return str(held)
 
     def queued(self) -> builtins.list[Experiment]:
-        """Oldest first."""
-        return store_text.EXPERIMENTS.decode(self.link.read("whole", State.QUEUED))
+        """In the order in which they were queued. The first call of a process reads all, later ones what has changed."""
+        return self._mirror.fetch((State.QUEUED,))
 
     def active(self) -> builtins.list[Experiment]:
         """Starting and running ones."""
-        return store_text.EXPERIMENTS.decode(self.link.read("whole", *sorted(ACTIVE)))
+        return self._mirror.fetch(ACTIVE)
 
     def counts(self) -> dict[State, int]:
         def count(client: Any) -> builtins.list[int]:

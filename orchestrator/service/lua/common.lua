@@ -62,7 +62,9 @@ local function save(id, record, changes)
     flat[#flat + 1] = name
     flat[#flat + 1] = literal
   end
-  redis.call('HSET', key('experiment', id), unpack(flat))
+  record.rev = whole(redis.call('INCR', key('rev')))
+  redis.call('HSET', key('experiment', id), 'rev', record.rev, unpack(flat))
+  redis.call('ZADD', key('changes'), record.rev, id)
   local text = text_of(record)
   redis.call('HSET', key('texts'), id, text)
   return text
