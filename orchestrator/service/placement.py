@@ -17,16 +17,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from orchestrator.service import wording
 from orchestrator.service.messages import Bundle, Demand
-
-SCALE = 10_000  # Ray's own resolution
-RESOURCES = ("GPUs", "CPUs", "GiB")  # columns of every array here, in the order in which bundles are sorted
-Amounts = NDArray[np.int64]  # [machines, resources]
+from orchestrator.service.shapes import Amounts, Shape, amounts, shape_of
 
 
 class Strategy(StrEnum):
@@ -53,21 +49,6 @@ class Node:
         return cls(id, cpus, gpus, memory_gib, cpus, gpus, memory_gib)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A demand made ready for placing. groups: (amounts of one bundle, places in the demand), largest first; whole: sum of all."""
-
-    groups: tuple[tuple[tuple[int, int, int], tuple[int, ...]], ...]
-    whole: tuple[int, int, int]
-    bundles: int
-
-    @property
-    def largest(self) -> tuple[int, int, int]:
-        """The most of each resource that a single bundle asks for."""
-        amounts = [amount for amount, _ in self.groups]
-        return max(a[0] for a in amounts), max(a[1] for a in amounts), max(a[2] for a in amounts)
-
-
 def place(demand: Demand, nodes: Sequence[Node], strategy: Strategy = Strategy.PACK) -> tuple[str, ...] | None:
     """The machine of each bundle, in the demand's order; None when they don't all fit into what is free now."""
     ordered = sorted(nodes, key=lambda node: node.id)
@@ -81,7 +62,7 @@ def never_fits(demand: Demand, nodes: Sequence[Node]) -> str:
     shape = shape_of(demand)
     if place_shape(shape, total_amounts(ordered)) is not None:
         return ""
-    return never_reason(shape, total_amounts(ordered))
+    return wording.never(shape, total_amounts(ordered))
 
 
 def hold(nodes: Sequence[Node], demand: Demand, where: Sequence[str]) -> list[Node]:
@@ -101,32 +82,12 @@ def _less(node: Node, bundles: Sequence[Bundle]) -> Node:
     )
 
 
-@lru_cache(maxsize=16_384)
-def shape_of(demand: Demand) -> Shape:
-    groups: dict[tuple[int, int, int], list[int]] = {}
-    for i, bundle in enumerate(demand.bundles):
-        amount = (round(bundle.gpus * SCALE), round(bundle.cpus * SCALE), round(bundle.memory_gib * SCALE))
-        groups.setdefault(amount, []).append(i)
-    ordered = sorted(groups.items(), reverse=True)
-    whole = tuple(sum(amount[r] * len(places) for amount, places in ordered) for r in range(3))
-    return Shape(
-        groups=tuple((amount, tuple(places)) for amount, places in ordered),
-        whole=(whole[0], whole[1], whole[2]),
-        bundles=len(demand.bundles),
-    )
-
-
 def free_amounts(nodes: Sequence[Node]) -> Amounts:
-    return _amounts([(n.free_gpus, n.free_cpus, n.free_memory_gib) for n in nodes])
+    return amounts([(n.free_gpus, n.free_cpus, n.free_memory_gib) for n in nodes])
 
 
 def total_amounts(nodes: Sequence[Node]) -> Amounts:
-    return _amounts([(n.gpus, n.cpus, n.memory_gib) for n in nodes])
-
-
-def _amounts(rows: Sequence[tuple[float, float, float]]) -> Amounts:
-    """Rounded down, by less than a thousandth of a unit of resolution where floats fall short of a whole one."""
-    return np.floor(np.array(rows, dtype=np.float64).reshape(-1, 3) * SCALE + 1e-3).astype(np.int64)
+    return amounts([(n.gpus, n.cpus, n.memory_gib) for n in nodes])
 
 
 def place_shape(shape: Shape, free: Amounts, strategy: Strategy = Strategy.PACK) -> list[int] | None:
@@ -148,6 +109,14 @@ def place_shape(shape: Shape, free: Amounts, strategy: Strategy = Strategy.PACK)
 def _tightest(free: Amounts) -> int:
     """The row with the least free: GPUs decide, then CPUs, then memory, then the first."""
     return int(np.lexsort((free[:, 2], free[:, 1], free[:, 0]))[0])
+
+
+def placed_amounts(shape: Shape, rows: Sequence[int], machines: int) -> Amounts:
+    """What these bundles take of each machine."""
+    out = np.zeros((machines, 3), dtype=np.int64)
+    for amount, places in shape.groups:
+        np.add.at(out, [rows[i] for i in places], np.array(amount))
+    return out
 
 
 def _machine_by_machine(shape: Shape, free: Amounts) -> list[int] | None:
@@ -208,45 +177,3 @@ def _spread(shape: Shape, free: Amounts) -> list[int] | None:
             left[row] -= amount
             holds[row] += 1
     return where
-
-
-def asks(shape: Shape) -> str:
-    """What it needs, in words: "8 GPUs on one machine", "16 GPUs in bundles of 8"."""
-    r = 0 if shape.whole[0] else 1
-    return _asks(shape, r)
-
-
-def _asks(shape: Shape, r: int) -> str:
-    amount = quantity(shape.whole[r], r)
-    if shape.bundles == 1:
-        return f"{amount} on one machine"
-    sizes = sorted({group[r] for group, _ in shape.groups if group[r]}, reverse=True)
-    return f"{amount} in bundles of {' and '.join(number(size) for size in sizes)}"
-
-
-def quantity(amount: int, r: int) -> str:
-    """An amount with its unit: "1 GPU", "64 GiB of memory"."""
-    if r == 2:
-        return f"{number(amount)} GiB of memory"
-    return f"{number(amount)} {RESOURCES[r][:-1] if amount == SCALE else RESOURCES[r]}"
-
-
-def number(amount: int) -> str:
-    return f"{amount / SCALE:g}" if amount < 10**10 else str(amount // SCALE)
-
-
-def never_reason(shape: Shape, totals: Amounts) -> str:
-    if not len(totals):
-        return f"asks for {asks(shape)}; the cluster has no machine"
-    sums, most, largest = totals.sum(axis=0), totals.max(axis=0), shape.largest
-    for r in range(3):
-        if shape.whole[r] > sums[r] or largest[r] > most[r]:
-            return (
-                f"asks for {_asks(shape, r)}; the cluster has {number(int(sums[r]))}, "
-                f"the largest machine {number(int(most[r]))}"
-            )
-    return (
-        f"asks for {asks(shape)}; the cluster has {quantity(int(sums[0]), 0)} and {quantity(int(sums[1]), 1)} "
-        f"on {len(totals)} machines (at most {quantity(int(most[0]), 0)}, {quantity(int(most[1]), 1)} and "
-        f"{quantity(int(most[2]), 2)} on one), on which the bundles don't all find room side by side"
-    )
