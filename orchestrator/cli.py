@@ -27,6 +27,8 @@ from orchestrator.errors import MgrdError
 from orchestrator.eval_cli import evaluate_command
 from orchestrator.promote_cli import promote_command
 from orchestrator.rewards_cli import rewards_app
+from orchestrator.service_cli.commands import add_commands
+from orchestrator.service_cli.control import resume_experiment
 
 REFUSED, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
 
@@ -42,6 +44,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(rewards_app, name="rewards")
 app.command("eval")(evaluate_command)
 model_app.command("promote")(promote_command)
+add_commands(app)
 console = Console()
 errors = Console(stderr=True)
 
@@ -88,17 +91,32 @@ def run(
 
 @app.command()
 def resume(
-    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of the run.", show_default=False)],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_DIR|ID",
+            help="Directory of a run of this machine, or an experiment of the service: id, beginning or end of it, @last.",
+            show_default=False,
+        ),
+    ],
     overrides: Overrides = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what every part does.")] = False,
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Of a local run: log what every part does.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Of the service: print what happens.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Of the service: JSON.")] = False,
 ) -> None:
-    """Go on with a run that was paused, stopped or killed, from its last checkpoint.
+    """Go on with a run or an experiment that was paused, stopped, cancelled or killed, from its last checkpoint.
 
     Its stored configuration holds; keys given here change it from now on:
-    [bold]mgrd resume runs/demo-seed11 actor.actor_optim.lr=5e-5[/bold].
+    [bold]mgrd resume runs/demo-seed11 actor.actor_optim.lr=5e-5[/bold] goes on here and now with the run of that directory,
+    [bold]mgrd resume demo-4f0c21 actor.actor_optim.lr=5e-5[/bold] queues the experiment of the service again.
     """
     from orchestrator.config.resume import resumed_config
 
+    directory = Path(reference)
+    if not directory.exists() and os.sep not in reference:
+        resume_experiment(reference, list(overrides or []), follow=follow, as_json=as_json)
+        return
     try:
         config = resumed_config(directory, list(overrides or []))
     except MgrdError as error:

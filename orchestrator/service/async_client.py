@@ -152,15 +152,20 @@ class AsyncClient:
         """What differs in configuration and metrics."""
         return await self.ask(calls.compare(a, b))
 
-    async def events(self, *, after: str = "") -> AsyncIterator[Event]:
-        """What happens to all experiments, without end. after: id of an event to go on from; "" from now on, "0" all that is kept."""
+    async def events(self, *, after: str = "", follow: bool = True) -> AsyncIterator[Event]:
+        """What happens to all experiments, without end. after: id of an event to go on from; "" from now on, "0" all that is kept;
+        follow=False: only what has happened."""
         trail = Trail(after)
         while True:
             try:
-                async with aclosing(self._listen(calls.events(), trail, transport.IDLE_S)) as heard:
+                async with aclosing(
+                    self._listen(calls.events(), trail, transport.IDLE_S if follow else transport.PAST_S)
+                ) as heard:
                     async for event in heard:
                         if event is not None:
                             yield event
+                if not follow:
+                    return
                 await asyncio.sleep(transport.FIRST_PAUSE_S)
             except ServiceError as error:
                 await asyncio.sleep(trail.pause(error))
@@ -301,14 +306,15 @@ class AsyncRun:
         if reader.rest:
             yield reader.rest
 
-    async def events(self, *, after: str = "0") -> AsyncIterator[Event]:
-        """What happens to it, from its beginning (or after an event's id) to its end; goes on through lost connections and pauses."""
+    async def events(self, *, after: str = "0", follow: bool = True) -> AsyncIterator[Event]:
+        """What happens to it, from its beginning (or after an event's id) to its end; goes on through lost connections and pauses.
+        follow=False: only what has happened so far."""
         trail = Trail(after)
         while True:
             try:
                 settled = (await self.refresh()).state in ENDED
                 heard = False
-                limit_s = transport.DRAIN_S if settled else transport.IDLE_S
+                limit_s = transport.silence(settled, follow)
                 async with aclosing(self._client._listen(calls.events(self.id), trail, limit_s)) as arriving:
                     async for event in arriving:
                         if event is None:
@@ -317,7 +323,7 @@ class AsyncRun:
                         yield event
                         if transport.tells_end(event) and transport.is_last(event, (await self.refresh()).experiment):
                             return
-                if settled and not heard:
+                if not follow or (settled and not heard):
                     return
                 await asyncio.sleep(transport.FIRST_PAUSE_S)
             except ServiceError as error:

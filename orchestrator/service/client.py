@@ -149,14 +149,17 @@ class Client:
         """What differs in configuration and metrics."""
         return self.ask(calls.compare(a, b))
 
-    def events(self, *, after: str = "") -> Iterator[Event]:
-        """What happens to all experiments, without end. after: id of an event to go on from; "" from now on, "0" all that is kept."""
+    def events(self, *, after: str = "", follow: bool = True) -> Iterator[Event]:
+        """What happens to all experiments, without end. after: id of an event to go on from; "" from now on, "0" all that is kept;
+        follow=False: only what has happened."""
         trail = Trail(after)
         while True:
             try:
-                for event in self._listen(calls.events(), trail, transport.IDLE_S):
+                for event in self._listen(calls.events(), trail, transport.IDLE_S if follow else transport.PAST_S):
                     if event is not None:
                         yield event
+                if not follow:
+                    return
                 time.sleep(transport.FIRST_PAUSE_S)
             except ServiceError as error:
                 time.sleep(trail.pause(error))
@@ -288,14 +291,15 @@ class Run:
         if reader.rest:
             yield reader.rest
 
-    def events(self, *, after: str = "0") -> Iterator[Event]:
-        """What happens to it, from its beginning (or after an event's id) to its end; goes on through lost connections and pauses."""
+    def events(self, *, after: str = "0", follow: bool = True) -> Iterator[Event]:
+        """What happens to it, from its beginning (or after an event's id) to its end; goes on through lost connections and pauses.
+        follow=False: only what has happened so far."""
         trail = Trail(after)
         while True:
             try:
                 settled = self.refresh().state in ENDED
                 heard = False
-                limit_s = transport.DRAIN_S if settled else transport.IDLE_S
+                limit_s = transport.silence(settled, follow)
                 for event in self._client._listen(calls.events(self.id), trail, limit_s):
                     if event is None:
                         continue
@@ -303,7 +307,7 @@ class Run:
                     yield event
                     if transport.tells_end(event) and transport.is_last(event, self.refresh().experiment):
                         return
-                if settled and not heard:
+                if not follow or (settled and not heard):
                     return
                 time.sleep(transport.FIRST_PAUSE_S)
             except ServiceError as error:

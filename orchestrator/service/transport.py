@@ -40,6 +40,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.0
 LONGEST_RETRY_AFTER_S = 60.0  # a server that asks for more patience than this gets an error raised instead
 IDLE_S = 45.0  # three times the pause between the server's signs of life; then the connection counts as lost
 DRAIN_S = 5.0  # silence after which an experiment that has ended has no more events
+PAST_S = 1.0  # silence after which what has happened so far has arrived
 LOG_IDLE_S = 24 * 3600.0  # a log may be silent for as long as a stage takes
 SEARCHED = 1000  # newest experiments among which part of an id is looked for
 PATIENCE_S = 300.0  # a stream is given up after so long without a server
@@ -105,6 +106,11 @@ def retrying(call: Call[Any]) -> dict[str, Any]:
 def patience(idle_s: float) -> httpx.Timeout:
     """Limits of a stream that may be silent for `idle_s`."""
     return httpx.Timeout(LIMITS.read, connect=LIMITS.connect, read=idle_s)
+
+
+def silence(settled: bool, follow: bool) -> float:
+    """How long the stream of one experiment may be silent. settled: it has ended, so no more is expected than what is kept."""
+    return PAST_S if not follow else DRAIN_S if settled else IDLE_S
 
 
 def refused(status: int, headers: Mapping[str, str], body: bytes) -> ServiceError:
