@@ -78,7 +78,8 @@ class Demand:
 class Progress:
     """How far a run is. stage: the one at work; stages_done of stages_total; update of updates_total: policy updates of the whole
     run; reward, accuracy: means of the last policy update; tokens_per_s: sampled; invalid_share: of its verdicts;
-    reward_p95_s: scoring time; eta_s: estimate of what is left, None while there is nothing to go by; at: when it was told."""
+    reward_p95_s: scoring time; eta_s: estimate of what is left, None while there is nothing to go by; at: when it was told; plan: names of
+    all stages, in order."""
 
     stage: str = ""
     stages_done: int = 0
@@ -92,6 +93,7 @@ class Progress:
     reward_p95_s: float | None = None
     eta_s: float | None = None
     at: float = 0.0
+    plan: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

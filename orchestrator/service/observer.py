@@ -38,7 +38,7 @@ class ReportingObserver:
         self._reporter.put(Report("note", data, mlflow_run=run_id, mlflow_url=url))
 
     def planned(self, stages: Sequence[str], updates: int) -> None:
-        self._change(stages_total=len(stages), updates_total=updates)
+        self._change(stages_total=len(stages), updates_total=updates, plan=tuple(stages))
 
     def stage_began(self, stage: str) -> None:
         self._change(stage=stage)

@@ -24,7 +24,7 @@ class App {
       path: "/v1/events",
       onEvent: (event) => this.#event(event),
       onState: (state) => this.#connection(state),
-      poll: () => void this.model.load().then(() => this.list.render()),
+      poll: () => void this.#reread(),
     });
     addEventListener("hashchange", () => void this.#follow());
     byId("forget").addEventListener("click", () => {
@@ -85,6 +85,13 @@ class App {
       if (error.name !== "ApiError") throw error;
       detail.body.textContent = error.words;
     }
+  }
+
+  /** What no event told: before the stream stood, or while there is none. */
+  async #reread() {
+    if (this.#detail?.opened) this.#detail.reread();
+    await this.model.load();
+    this.list.render();
   }
 
   #changed(ids) {

@@ -3,7 +3,8 @@
 // readers (arrows, Home, End, Page Up/Down read out values); drawn at its real width, so text is never stretched.
 
 import { el, setAttribute, setText, svg } from "./dom.js";
-import { nearest, path, scale, smooth, span, thin, ticks } from "./scales.js";
+import { UNKNOWN } from "./format.js";
+import { frame, nearest, path, scale, smooth, thin, ticks } from "./scales.js";
 
 const HEIGHT = 150;
 const EDGE = { left: 46, right: 10, top: 10, bottom: 22 };
@@ -57,7 +58,7 @@ class Chart {
     this.now = el("span", { class: "now" });
     this.drawing = svg("svg", { "aria-hidden": "true", height: HEIGHT });
     this.slider = el("div", { class: "plot", role: "slider", tabindex: "0", "aria-label": `${figure.title} by policy update` }, this.drawing);
-    this.node = el("figure", { class: `curve ${figure.name}` }, el("figcaption", {}, el("span", { class: "title" }, figure.title), this.now), this.slider);
+    this.node = el("figure", { class: "curve" }, el("figcaption", {}, el("span", { class: "title" }, figure.title), this.now), this.slider);
     this.slider.addEventListener("pointermove", (event) => this.#hover(event));
     this.slider.addEventListener("pointerdown", (event) => this.#hover(event));
     this.slider.addEventListener("pointerleave", () => onMove(null));
@@ -71,15 +72,15 @@ class Chart {
     this.#values = records.map((record) => this.figure.of(record) ?? NaN);
     const known = this.#values.some((value) => Number.isFinite(value));
     const bottom = HEIGHT - EDGE.bottom;
-    const [low, high] = span(this.#values, this.figure.least);
+    const marks = frame(this.#values, this.figure.least);
     const [first, last] = [this.#updates[0] ?? 0, this.#updates.at(-1) ?? 1];
     this.#x = scale(first, first === last ? first + 1 : last, EDGE.left, width - EDGE.right);
-    this.#y = scale(low, high, bottom, EDGE.top);
+    this.#y = scale(marks[0], marks.at(-1), bottom, EDGE.top);
     this.crosshair = svg("g", { class: "cursor", visibility: "hidden" }, svg("line", { y1: EDGE.top, y2: bottom }), svg("circle", { r: 3.5 }));
     setAttribute(this.drawing, "width", width);
     setAttribute(this.drawing, "viewBox", `0 0 ${width} ${HEIGHT}`);
     this.drawing.replaceChildren(
-      ...this.#grid(low, high, width, bottom),
+      ...this.#grid(marks, width),
       ...this.#axis(first, last, width, bottom),
       ...this.#borders(records, bottom),
       ...(known ? this.#lines(width) : [svg("text", { class: "none", x: (EDGE.left + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no values yet")]),
@@ -95,7 +96,7 @@ class Chart {
     this.#cursor = cursor;
     const at = cursor ?? this.#values.findLastIndex((value) => Number.isFinite(value));
     const [update, value] = [this.#updates[at], this.#values[at]];
-    const told = at < 0 || at === undefined ? "–" : this.figure.format(value);
+    const told = at < 0 || at === undefined ? UNKNOWN : this.figure.format(value);
     setText(this.now, cursor === null ? told : `${told} at update ${update}`);
     setAttribute(this.slider, "aria-valuenow", update ?? 0);
     setAttribute(this.slider, "aria-valuetext", update === undefined ? "no values yet" : `policy update ${update}: ${told}`);
@@ -111,18 +112,18 @@ class Chart {
     if (Number.isFinite(value)) setAttribute(dot, "cy", this.#y(value).toFixed(1));
   }
 
-  #grid(low, high, width, bottom) {
-    return ticks(low, high, 4).flatMap((value) => {
+  #grid(marks, width) {
+    return marks.flatMap((value, at) => {
       const y = this.#y(value).toFixed(1);
       return [
-        svg("line", { class: value === low ? "base" : "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y, y2: y }),
+        svg("line", { class: at === 0 ? "base" : "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y, y2: y }),
         svg("text", { x: EDGE.left - 6, y, dy: "0.32em", "text-anchor": "end" }, this.figure.tick(value)),
       ];
     });
   }
 
   #axis(first, last, width, bottom) {
-    const marks = ticks(first, last, Math.max(2, Math.floor(width / 70))).filter(Number.isInteger);
+    const marks = ticks(first, last, Math.max(2, Math.floor(width / 55))).filter(Number.isInteger);
     return marks.map((value) =>
       svg("text", { x: this.#x(value).toFixed(1), y: bottom + 15, "text-anchor": "middle" }, value.toLocaleString("en")),
     );

@@ -67,6 +67,11 @@ export class Detail {
     this.#part.show(experiment);
   }
 
+  /** Reads again what only events keep up to date. */
+  reread() {
+    this.#part?.reread();
+  }
+
   /** An event of this experiment. */
   apply(event) {
     this.#part?.apply(event);
@@ -89,7 +94,7 @@ export class Detail {
       experiment.started_at && ["Started", time(experiment.started_at)],
       experiment.ended_at ? ["Ended", `${time(experiment.ended_at)}${experiment.started_at ? `, after ${duration(until - experiment.started_at)}` : ""}`] : null,
       ["Attempt", `${experiment.attempt}${retried ? ` (tried again: ${retried})` : ""}`],
-      ["Holds", `${number(sum("cpus"), 0)} cores${sum("gpus") ? `, ${number(sum("gpus"), 0)} GPUs` : ""}${sum("memory_gib") ? `, ${number(sum("memory_gib"), 0)} GiB` : ""} in ${whole(demand.bundles.length)} processes`],
+      [["starting", "running"].includes(experiment.state) ? "Holds" : "Needs", `${number(sum("cpus"), 0)} cores${sum("gpus") ? `, ${number(sum("gpus"), 0)} GPUs` : ""}${sum("memory_gib") ? `, ${number(sum("memory_gib"), 0)} GiB` : ""} in ${whole(demand.bundles.length)} processes`],
       experiment.parent && ["Sweep", el("code", {}, experiment.parent)],
       experiment.cloned_from && ["Cloned from", el("a", { href: `#/${encodeURIComponent(experiment.cloned_from)}` }, experiment.cloned_from)],
       Object.keys(tags ?? {}).length && ["Tags", Object.entries(tags).map(([key, value]) => (value ? `${key}: ${value}` : key)).join(", ")],
@@ -112,7 +117,7 @@ export class Detail {
     this.notice.replaceChildren(
       el("h3", {}, said.title),
       ...(said.reason ? [el("pre", { class: "reason" }, said.reason)] : []),
-      el("p", {}, `${said.text}${later}`),
+      el("p", {}, `${said.text}${later}`, said.kind === "bad" && [" ", el("a", { href: `#/${encodeURIComponent(this.id)}/logs` }, "Open its logs")]),
     );
   }
 }

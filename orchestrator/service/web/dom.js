@@ -21,7 +21,7 @@ function fill(node, attributes, children) {
     else if (name.startsWith("on") || name === "style") throw new TypeError(`${name} takes no text`);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 

@@ -107,7 +107,7 @@ export class Feed {
         beat();
         for (const event of parser.push(part.value)) {
           if (event.id) this.#last = event.id;
-          this.onEvent(JSON.parse(event.data));
+          if (event.event !== "dropped") this.onEvent(JSON.parse(event.data)); // dropped: too slow, the stream ends, the next one goes on
         }
       }
     }

@@ -23,6 +23,7 @@ export function percent(value) {
 /** Seconds in the two largest units: 3 h 20 min. */
 export function duration(seconds) {
   if (typeof seconds !== "number" || !Number.isFinite(seconds) || seconds < 0) return UNKNOWN;
+  if (seconds < 1) return `${Math.round(1000 * seconds)} ms`;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
   const left = seconds < 60 ? Math.round(seconds) : Math.round(seconds / (seconds < 3600 ? 1 : 60)) * (seconds < 3600 ? 1 : 60);
@@ -48,9 +49,10 @@ export function share(experiment) {
 
 /** Where a run is, in words short enough for a row. */
 export function whereabouts(experiment) {
-  const { progress } = experiment;
+  const { progress, reason, state } = experiment;
+  if (reason && ["failed", "queued"].includes(state)) return reason;
   const parts = [];
-  if (progress.stage && experiment.state !== "succeeded") parts.push(progress.stage);
+  if (progress.stage && state !== "succeeded") parts.push(progress.stage);
   if (progress.updates_total) parts.push(`${whole(progress.update)} / ${whole(progress.updates_total)}`);
   else if (progress.stages_total) parts.push(`stage ${progress.stages_done} / ${progress.stages_total}`);
   return parts.join(" · ");

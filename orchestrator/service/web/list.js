@@ -4,7 +4,7 @@
 
 import { byId, el, outLink, setAttribute, setText } from "./dom.js";
 import { STATES, chosen } from "./experiments.js";
-import { duration, number, share, time, whereabouts } from "./format.js";
+import { UNKNOWN, duration, number, share, time, whereabouts } from "./format.js";
 
 const ROWS = 50;
 const COLUMNS = [
@@ -74,7 +74,7 @@ export class List {
   #makeChips() {
     for (const state of STATES) {
       const count = el("span", { class: "count" }, "0");
-      const chip = el("button", { type: "button", class: `chip ${state}`, "aria-pressed": "false" }, el("span", { class: "mark", "aria-hidden": "true" }), `${state} `, count);
+      const chip = el("button", { type: "button", class: `chip ${state}`, "aria-pressed": "false" }, el("span", { class: "mark", "aria-hidden": "true" }), state, " ", count);
       chip.addEventListener("click", () => {
         const { states } = this.#filter;
         if (!states.delete(state)) states.add(state);
@@ -199,11 +199,15 @@ class Row {
     const done = share(experiment);
     setAttribute(this.bar, "value", done ?? 0);
     setAttribute(this.bar, "class", state);
-    setText(this.where, state === "failed" && experiment.reason ? experiment.reason : whereabouts(experiment));
-    setText(this.reward, number(progress.reward));
-    setText(this.eta, ["running", "starting"].includes(state) ? duration(progress.eta_s) : "–");
+    setText(this.where, whereabouts(experiment));
+    this.bar.hidden = state === "queued" && !done;
+    const eta = ["running", "starting"].includes(state) ? duration(progress.eta_s) : UNKNOWN;
+    for (const [node, value] of [[this.reward, number(progress.reward)], [this.eta, eta]]) {
+      setText(node, value);
+      setAttribute(node, "class", value === UNKNOWN ? "unknown" : "known");
+    }
     setText(this.submitted, time(experiment.submitted_at));
-    const link = experiment.mlflow_url ? outLink(experiment.mlflow_url, "run", { "aria-label": `MLflow run of ${experiment.id}` }) : "–";
+    const link = experiment.mlflow_url ? outLink(experiment.mlflow_url, "run", { "aria-label": `MLflow run of ${experiment.id}` }) : UNKNOWN;
     this.mlflow.replaceChildren(link);
   }
 }

@@ -43,6 +43,8 @@ export class Logs {
     if (event.kind === "stage") void this.#components(); // another stage may start other processes
   }
 
+  reread() {}
+
   close() {
     this.#closed = true;
     this.#abort.abort();

@@ -5,7 +5,7 @@
 import { of } from "./api.js";
 import { Curves } from "./curves.js";
 import { el, setAttribute, setText } from "./dom.js";
-import { duration, number, percent, share, whole } from "./format.js";
+import { UNKNOWN, duration, number, percent, share, whole } from "./format.js";
 
 const FIGURES = [
   { name: "reward", title: "Reward", names: ["reward/mean", "reward"], format: (value) => number(value), least: 0.02 },
@@ -54,14 +54,14 @@ export class Overview {
     setText(this.done, done === null ? "" : percent(done));
     const running = ["running", "starting"].includes(state);
     const tiles = [
-      ["Stage", progress.stage || "–", progress.stages_total ? `${progress.stages_done} of ${progress.stages_total} done` : ""],
+      ["Stage", progress.stage || UNKNOWN, progress.stages_total ? `${progress.stages_done} of ${progress.stages_total} done` : ""],
       ["Policy updates", whole(progress.update), progress.updates_total ? `of ${whole(progress.updates_total)}` : ""],
       ["Reward", number(progress.reward), "last policy update"],
       ["Accuracy", percent(progress.accuracy), "last policy update"],
-      ["ETA", running ? duration(progress.eta_s) : "–", running ? "left, estimated" : ""],
-      ["Sampled", progress.tokens_per_s === null ? "–" : `${whole(progress.tokens_per_s)} tok/s`, ""],
+      ["ETA", running ? duration(progress.eta_s) : UNKNOWN, running ? "left, estimated" : ""],
+      ["Sampled", progress.tokens_per_s === null ? UNKNOWN : `${whole(progress.tokens_per_s)} tok/s`, ""],
       ["Invalid verdicts", percent(progress.invalid_share), ""],
-      ["Scoring", duration(progress.reward_p95_s), "95th percentile"],
+      ["Scoring time", duration(progress.reward_p95_s), "95th percentile"],
     ];
     if (!this.tiles.children.length) {
       this.tiles.append(...tiles.map(([name]) => el("div", {}, el("dt", {}, name), el("dd", {}, el("span"), el("small")))));
@@ -75,8 +75,11 @@ export class Overview {
   }
 
   apply(event) {
-    if (event.kind !== "update") return;
-    this.#take([event.data]);
+    if (event.kind === "update") this.#take([event.data]);
+  }
+
+  reread() {
+    void this.#load();
   }
 
   close() {
@@ -110,7 +113,7 @@ export class Overview {
   #draw() {
     this.#drawn = 0;
     const records = this.#ascending();
-    if (records.length) setText(this.note, records.length < 12 ? "" : "Thin: each policy update. Thick: moving average. Dashed: another stage begins.");
+    if (records.length) setText(this.note, records.length < 12 ? "" : "Over policy updates. Thin: each one; thick: moving average; dashed: another stage begins.");
     this.note.hidden = !this.note.textContent;
     this.curves.show(records);
     this.#fillTable();
@@ -121,25 +124,27 @@ export class Overview {
     return [...this.#records.values()].sort((a, b) => a.update - b.update);
   }
 
-  /** From the policy updates' own stages, and the one at work. */
+  /** The plan, as far as it is told, with the policy updates of each stage; what is done, at work, to come. */
   #showStages() {
     const { progress, state } = this.experiment;
-    const spans = new Map();
+    const spans = new Map((progress.plan ?? []).map((name) => [name, null]));
     for (const { stage, update } of this.#ascending()) {
-      if (!stage) continue;
-      const known = spans.get(stage);
-      spans.set(stage, known ? [known[0], update] : [update, update]);
+      if (stage) spans.set(stage, [spans.get(stage)?.[0] ?? update, update]);
     }
-    if (progress.stage && !spans.has(progress.stage)) spans.set(progress.stage, null);
+    if (progress.stage && !spans.has(progress.stage) && !progress.plan?.length) spans.set(progress.stage, null);
+    const done = state === "succeeded" ? spans.size : progress.stages_done;
     const live = ["running", "starting"].includes(state) ? progress.stage : "";
-    const rows = [...spans].map(([name, updates]) => [name, updates ? `updates ${updates[0]}–${updates[1]}` : "", name === live]);
+    const rows = [...spans].map(([name, updates], at) => {
+      const where = name === live ? "at work" : !progress.plan?.length ? "" : at < done ? "done" : "to come";
+      return [name, updates ? `updates ${updates[0]}–${updates[1]}` : "", where];
+    });
     const text = JSON.stringify(rows);
     if (text === this.stagesShown) return;
     this.stagesShown = text;
     this.stagesBox.hidden = rows.length === 0;
     this.stages.replaceChildren(
-      ...rows.map(([name, updates, current]) =>
-        el("li", { class: current ? "current" : "", "aria-current": current ? "step" : null }, el("strong", {}, name), updates && el("small", {}, updates), current && el("small", {}, "at work")),
+      ...rows.map(([name, updates, where]) =>
+        el("li", { class: where.replace(" ", "-"), "aria-current": where === "at work" ? "step" : null }, el("strong", {}, name), ...[where, updates].filter(Boolean).map((words) => el("small", {}, words))),
       ),
     );
   }

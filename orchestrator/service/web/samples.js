@@ -34,6 +34,10 @@ export class Samples {
     if (event.kind === "update" || event.kind === "stage") this.#reread ||= setTimeout(() => void this.#load(), REREAD_MS);
   }
 
+  reread() {
+    void this.#load();
+  }
+
   close() {
     this.#abort.abort();
     clearTimeout(this.#reread);
@@ -101,7 +105,7 @@ export class Samples {
 
   #choice(sample, choice, at) {
     const reference = choice === sample.answer || LETTERS[at] === sample.answer;
-    return el("li", { class: reference ? "reference" : "" }, el("span", { class: "letter" }, `${LETTERS[at] ?? at + 1}.`), ` ${choice}`, reference && el("small", {}, "reference"));
+    return el("li", { class: reference ? "reference" : "" }, el("span", { class: "letter" }, `${LETTERS[at] ?? at + 1}.`), ` ${choice}`, reference && el("small", {}, "reference"), choice === sample.reply && el("small", {}, "answered"));
   }
 
   #verdict(sample) {

@@ -4,25 +4,34 @@
 /** Round values, at most `most` of them, that span low to high: [0, 0.2, 0.4]. */
 export function ticks(low, high, most = 5) {
   if (!(high > low)) return [low];
-  const rough = (high - low) / Math.max(1, most - 1);
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough - 1e-12);
+  const step = stepOf(low, high, most);
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(Number((at * step).toPrecision(12)));
+  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(rounded(at * step));
   return found;
 }
 
-/** The span to draw for these values: widened to round bounds, never a line without height. */
-export function span(values, least = 0) {
+/** The smallest round step that makes at most `most` marks of it. */
+function stepOf(low, high, most) {
+  const rough = (high - low) / Math.max(1, most - 1);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  return [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * (1 - 1e-9)) ?? 10 * power;
+}
+
+function rounded(value) {
+  return Number(value.toPrecision(12));
+}
+
+/** Round values whose first and last enclose these values, with room for a line between them; least: height of the narrowest span. */
+export function frame(values, least = 0) {
   const known = values.filter((value) => Number.isFinite(value));
-  if (!known.length) return [0, 1];
+  if (!known.length) return [0, 0.5, 1];
   let low = Math.min(...known);
   let high = Math.max(...known);
   if (high - low < least) [low, high] = [low - least / 2, high + least / 2];
   if (high === low) [low, high] = [low - 0.5, high + 0.5];
-  const marks = ticks(low, high);
-  const step = marks.length > 1 ? marks[1] - marks[0] : high - low;
-  return [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
+  const step = stepOf(low, high, 4);
+  const [first, last] = [Math.floor(low / step + 1e-9), Math.ceil(high / step - 1e-9)];
+  return Array.from({ length: last - first + 1 }, (_, at) => rounded((first + at) * step));
 }
 
 /** A function from [from, to] to [low, high]. */

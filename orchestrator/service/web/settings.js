@@ -30,6 +30,8 @@ export class Settings {
 
   apply() {}
 
+  reread() {}
+
   close() {
     this.#abort.abort();
   }
