@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 class Controller:
     """Conducts one run. `run()` returns the report that it also wrote.
 
-    observer: watches it; tags: of its MLflow run, beside its own; namespace: of its actors on a Ray cluster that it joins.
+    observer: watches it; tags: of its MLflow run, beside its own; namespace: of its actors, and name of what it reserves, on a Ray
+    cluster that it joins.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class Controller:
             model_path=model_path,
             reward=self.reward,
             observer=self.observer,
+            gang=self._namespace,
         )
         try:
             self.parts.start(redis_url, run_id)

@@ -80,7 +80,7 @@ class Judge:
 
 
 class Parts:
-    """Everything a stage needs, by name. Built by `start`, gone after `stop`."""
+    """Everything a stage needs, by name. Built by `start`, gone after `stop`. gang: name of what it reserves on Ray."""
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class Parts:
         model_path: Path,
         reward: ResolvedReward,
         observer: Observer | None = None,
+        gang: str = "",
     ) -> None:
         self.config = config
         self.observer: Observer = observer or Nobody()
@@ -112,7 +113,7 @@ class Parts:
         )
         self.judge = Judge(self.rewards, self.think, config.reward.max_invalid_share)
         self._examiner: Judge | None = None
-        self._gang = Gang(demand_of(config), directory.root.name)
+        self._gang = Gang(demand_of(config), gang or directory.root.name)
         self._prompts: dict[str, Prompt] = {}  # by digest of what was asked
         self.pool: RolloutPool
         self.ledger: Ledger
