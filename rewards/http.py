@@ -7,11 +7,11 @@ Invariants: a request that can't be served gets a 4xx naming the field; what is 
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -23,6 +23,18 @@ from rewards.http_limits import BodyLimit
 from rewards.http_messages import ErrorBody, RewardList, ScoreRequest, ScoreResponse
 from rewards.http_pool import ScoringPool
 from rewards.secrets import secret
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        401: "The token is missing or wrong.",
+        404: "No such reward.",
+        413: "Too many samples, or too large a body.",
+        422: "A field can't be used; the answer names it.",
+        503: "Busy, or the registry does not answer.",
+        504: "Not done in time.",
+    }.items()
+}
 
 
 def create_app(
@@ -54,43 +66,15 @@ def create_app(
     )
     app.state.api = api
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_mb << 20)
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": text}
-        for status, text in {
-            401: "The token is missing or wrong.",
-            413: "Too many samples, or too large a body.",
-            422: "A field can't be used; the answer names it.",
-            503: "Busy, or the registry does not answer.",
-            504: "Not done in time.",
-        }.items()
-    }
-
-    @app.post("/v1/score", responses=errors, dependencies=[Depends(authorised)], tags=["score"])
-    def score(request: ScoreRequest) -> ScoreResponse:
-        """Scores samples with installed functions, or published versions (`name@tag`, `name@sha256:…`)."""
-        return api.score(request)
-
-    @app.get("/v1/rewards", responses={503: errors[503]}, dependencies=[Depends(authorised)], tags=["rewards"])
-    def rewards() -> RewardList:
-        """Everything that is installed and published."""
-        return api.rewards()
-
-    @app.get(
-        "/v1/rewards/{name}",
-        responses={404: {"model": ErrorBody, "description": "No such reward."}},
-        dependencies=[Depends(authorised)],
-        tags=["rewards"],
-    )
-    def named(name: str) -> RewardList:
-        """One reward: installed, and all published versions."""
-        return api.named(name)
+    asked = [Depends(authorised)]
+    app.include_router(reward_routes(api, scoring=asked, reading=asked))
 
     @app.get("/healthz", tags=["health"])
     def healthz() -> dict[str, str]:
         """The server runs."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"], responses={503: errors[503]})
+    @app.get("/readyz", tags=["health"], responses={503: ERRORS[503]})
     def readyz() -> dict[str, Any]:
         """The server can score: a scoring process was started and has answered."""
         if api.problem:
@@ -120,6 +104,38 @@ def create_app(
         return _problem(error.status_code, "body" if error.status_code == 413 else "", str(error.detail))
 
     return app
+
+
+def reward_routes(
+    api: RewardApi,
+    *,
+    scoring: Sequence[Any],
+    reading: Sequence[Any],
+    errors: Mapping[int | str, dict[str, Any]] | None = None,
+) -> APIRouter:
+    """`/v1/score` and `/v1/rewards`, for an app that answers `Refused` by itself. scoring, reading: dependencies that let callers in;
+    errors: how that app documents its refusals."""
+    router = APIRouter()
+
+    def those(*statuses: int) -> dict[int | str, dict[str, Any]]:
+        return dict(errors) if errors else {status: ERRORS[status] for status in statuses}
+
+    @router.post("/v1/score", responses=those(401, 413, 422, 503, 504), dependencies=scoring, tags=["score"])
+    def score(request: ScoreRequest) -> ScoreResponse:
+        """Scores samples with installed functions, or published versions (`name@tag`, `name@sha256:…`)."""
+        return api.score(request)
+
+    @router.get("/v1/rewards", responses=those(503), dependencies=reading, tags=["rewards"])
+    def rewards() -> RewardList:
+        """Everything that is installed and published."""
+        return api.rewards()
+
+    @router.get("/v1/rewards/{name}", responses=those(404), dependencies=reading, tags=["rewards"])
+    def named(name: str) -> RewardList:
+        """One reward: installed, and all published versions."""
+        return api.named(name)
+
+    return router
 
 
 def _problem(status: int, field: str, message: str) -> JSONResponse:

@@ -34,6 +34,7 @@ from orchestrator.service.messages import Demand
 from orchestrator.service.override_rules import IntakeRefused, check_overrides, is_group
 
 COMPOSED = 512  # compositions kept: a load of equal submits composes once
+MAX_PROCESSES = 10_000  # every one is a line of the demand that the store keeps
 CLONE_FIXED = {key: reason for key, reason in FIXED.items() if key != "run.seed"}
 _composing = threading.Lock()
 
@@ -83,6 +84,13 @@ def _taken(config: ExperimentConfig, yaml: str, roots: Sequence[Path], *, code: 
         key, why = found
         raise IntakeRefused(
             field, f"{key}: {why}", "put the file there, or ask who runs the service for another folder"
+        )
+    processes = config.actor.world_size + config.rollout.workers
+    if processes > MAX_PROCESSES:
+        raise IntakeRefused(
+            field,
+            f"actor.world_size and rollout.workers ask for {processes} processes, the limit is {MAX_PROCESSES}",
+            "lower one of them",
         )
     return Taken(yaml, demand_of(config), config.run.name)
 
