@@ -44,11 +44,13 @@ from orchestrator.service.user_quotas import UserQuotas
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     """age_step_s: waiting this long counts as one priority; reserve_after_s: after this long machines are held; reservations: for how
-    many at a time; quota: of every user that `quotas` does not name; strategy: how gangs are laid out."""
+    many at a time; fair_share: between users within a level, else time alone; quota: of every user that `quotas` does not name;
+    strategy: how gangs are laid out."""
 
     age_step_s: float = 6 * 3600.0
     reserve_after_s: float = 1800.0
     reservations: int = 2
+    fair_share: bool = True
     quota: Quota = field(default_factory=Quota)
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     strategy: Strategy = Strategy.PACK
@@ -161,7 +163,7 @@ class _Round:
                 kind = by_shape.get(id(shape))
                 if kind is None:
                     never = "" if place_shape(shape, self.totals) is not None else wording.never(shape, self.totals)
-                    kind = _Kind(shape, min(self.share(shape.whole), 1.0), never)
+                    kind = _Kind(shape, 0.0 if never else self.share(shape.whole), never)
                     by_shape[id(shape)] = kind
                 by_demand[id(e.demand)] = kind
             kinds.append(kind)
@@ -172,6 +174,8 @@ class _Round:
         return max(a / w for a, w in zip(amount, self.whole.tolist(), strict=True))
 
     def shares(self) -> Shares:
+        if not self.settings.fair_share:
+            return Shares({}, [0.0] * len(self.kinds))
         held = {user: self.share(amount) for user, amount in self.quotas.held().items()}
         return Shares(held, [kind.share for kind in self.kinds])
 
