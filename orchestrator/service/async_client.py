@@ -100,10 +100,21 @@ class AsyncClient:
         name: str = "",
         priority: Priority | str = Priority.NORMAL,
         tags: Mapping[str, str] | None = None,
+        code: Path | str = "",
+        key: str = "",
     ) -> AsyncSweep:
-        """Queue one experiment a combination of `grid`'s values, or one a set of overrides in `points`."""
+        """Queue one experiment a combination of `grid`'s values, or one a set of overrides in `points`. code, key: as of `submit`."""
+        sha256 = await self.upload(code) if isinstance(code, Path) else code
         call = calls.sweep(
-            experiment, overrides, grid=grid, points=points, name=name, priority=priority, tags=tags or {}, key=""
+            experiment,
+            overrides,
+            grid=grid,
+            points=points,
+            name=name,
+            priority=priority,
+            tags=tags or {},
+            code=sha256,
+            key=key,
         )
         made = await self.ask(call)
         return AsyncSweep(made.parent, tuple(AsyncRun(self, experiment) for experiment in made.experiments))
@@ -181,7 +192,7 @@ class AsyncClient:
         self, name: str, *, user: str = "", scope: str = "submit", expires_s: float = 0.0
     ) -> NewToken:
         """A new token; its secret is told only now. user: default oneself; expires_s: seconds from now, 0 never."""
-        return await self.ask(calls.create_token(name, user, scope, expires_s))
+        return await self.ask(calls.create_token(name, user or (await self.me()).name, scope, expires_s))
 
     async def revoke_token(self, identity: str) -> None:
         await self.ask(calls.revoke_token(identity))
@@ -292,7 +303,7 @@ class AsyncRun:
         return await self._client.ask(calls.log_components(self.id))
 
     async def logs(self, component: str = "", *, tail: int | None = None, follow: bool = False) -> AsyncIterator[str]:
-        """Lines of a component's log (default: the driver's). follow: until the experiment has ended."""
+        """The last lines of a component's log (default: 200 of the driver). follow: go on until the experiment has ended."""
         if not follow:
             for line in (await self._client.ask(calls.logs(self.id, component, tail))).splitlines():
                 yield line

@@ -143,7 +143,7 @@ def resume(identity: str, overrides: Overrides) -> Call[Experiment]:
 
 def clone(identity: str, overrides: Overrides, *, name: str, key: str) -> Call[Experiment]:
     body = _sparse({"overrides": as_overrides("", overrides), "name": name})
-    return _post(_of(identity, ":clone"), body, answered(Experiment), headers=_keyed(key))
+    return _post(_of(identity, ":clone"), body, answered(Experiment), headers=_keyed(key), repeatable=True)
 
 
 def sweep(
@@ -155,6 +155,7 @@ def sweep(
     name: str,
     priority: Priority | str,
     tags: Mapping[str, str],
+    code: str,
     key: str,
 ) -> Call[SweepAnswer]:
     """grid: every combination of the values; points: sets of overrides, one an experiment. Raises ConfigError unless one is given."""
@@ -167,8 +168,9 @@ def sweep(
         "name": name,
         "priority": _priority(priority),
         "tags": dict(tags),
+        "code": code,
     }
-    return _post("/v1/sweeps", _sparse(body), answered(SweepAnswer), headers=_keyed(key))
+    return _post("/v1/sweeps", _sparse(body), answered(SweepAnswer), headers=_keyed(key), repeatable=True)
 
 
 def compare(a: str, b: str) -> Call[Comparison]:

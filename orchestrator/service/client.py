@@ -97,10 +97,21 @@ class Client:
         name: str = "",
         priority: Priority | str = Priority.NORMAL,
         tags: Mapping[str, str] | None = None,
+        code: Path | str = "",
+        key: str = "",
     ) -> Sweep:
-        """Queue one experiment a combination of `grid`'s values, or one a set of overrides in `points`."""
+        """Queue one experiment a combination of `grid`'s values, or one a set of overrides in `points`. code, key: as of `submit`."""
+        sha256 = self.upload(code) if isinstance(code, Path) else code
         call = calls.sweep(
-            experiment, overrides, grid=grid, points=points, name=name, priority=priority, tags=tags or {}, key=""
+            experiment,
+            overrides,
+            grid=grid,
+            points=points,
+            name=name,
+            priority=priority,
+            tags=tags or {},
+            code=sha256,
+            key=key,
         )
         made = self.ask(call)
         return Sweep(made.parent, tuple(Run(self, experiment) for experiment in made.experiments))
@@ -173,7 +184,7 @@ class Client:
 
     def create_token(self, name: str, *, user: str = "", scope: str = "submit", expires_s: float = 0.0) -> NewToken:
         """A new token; its secret is told only now. user: default oneself; expires_s: seconds from now, 0 never."""
-        return self.ask(calls.create_token(name, user, scope, expires_s))
+        return self.ask(calls.create_token(name, user or self.me().name, scope, expires_s))
 
     def revoke_token(self, identity: str) -> None:
         self.ask(calls.revoke_token(identity))
@@ -281,7 +292,7 @@ class Run:
         return self._client.ask(calls.log_components(self.id))
 
     def logs(self, component: str = "", *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Lines of a component's log (default: the driver's). follow: until the experiment has ended."""
+        """The last lines of a component's log (default: 200 of the driver). follow: go on until the experiment has ended."""
         if not follow:
             yield from self._client.ask(calls.logs(self.id, component, tail)).splitlines()
             return

@@ -40,6 +40,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.0
 LONGEST_RETRY_AFTER_S = 60.0  # a server that asks for more patience than this gets an error raised instead
 IDLE_S = 45.0  # three times the pause between the server's signs of life; then the connection counts as lost
 DRAIN_S = 5.0  # silence after which an experiment that has ended has no more events
+DROPPED = (
+    "dropped"  # the server's word for a watcher that did not keep up: it ends the stream, and the watcher comes back
+)
 PAST_S = 1.0  # silence after which what has happened so far has arrived
 LOG_IDLE_S = 24 * 3600.0  # a log may be silent for as long as a stage takes
 SEARCHED = 1000  # newest experiments among which part of an id is looked for
@@ -150,7 +153,7 @@ class Trail:
     def heard(self, chunk: bytes) -> Sequence[Event]:
         """The events that this chunk completes."""
         self.losses = 0
-        return [as_event(frame) for frame in self.reader.feed(chunk)]
+        return [as_event(frame) for frame in self.reader.feed(chunk) if frame.kind != DROPPED]
 
     def pause(self, error: ServiceError) -> float:
         """Seconds to wait before connecting again. Raises the error itself when waiting is no use, or has been for long."""

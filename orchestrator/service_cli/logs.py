@@ -22,7 +22,10 @@ def logs(
     component: Annotated[
         str, typer.Option("--component", "-c", help="driver, rollout/0, trainer/0, rewards/0, …")
     ] = "driver",
-    tail: Annotated[int | None, typer.Option(min=0, help="Only the last so many lines.", show_default=False)] = None,
+    tail: Annotated[
+        int | None,
+        typer.Option(min=0, help="The last so many lines, at most 100,000; default 200.", show_default=False),
+    ] = None,
     components: Annotated[bool, typer.Option("--components", help="List the components that have a log.")] = False,
     as_json: desk.AsJson = False,
 ) -> None:

@@ -12,15 +12,22 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.errors import MgrdError
 from orchestrator.service.messages import Experiment, State
 from orchestrator.service.states import ENDED
 from orchestrator.service_cli import desk, words
 
 if TYPE_CHECKING:
-    from orchestrator.service.answers import PolicyUpdate, StoredConfig
+    from orchestrator.service.answers import PolicyUpdate
 
-CURVES = ("reward", "accuracy", "kl", "entropy", "response_tokens", "tokens_per_s")  # where an update tells them
+REWARD = "reward/mean"
+CURVES = (
+    REWARD,
+    "accuracy",
+    "think/tokens",
+    "think/true_perceptions",
+    "policy/kl",
+    "policy/entropy",
+)  # where an update has them
 
 
 def show(reference: desk.Reference, as_json: desk.AsJson = False) -> None:
@@ -36,10 +43,9 @@ def show(reference: desk.Reference, as_json: desk.AsJson = False) -> None:
                 {"experiment": run.experiment, "updates": updates, "next": words.next_steps(run.experiment)}
             )
             return
-        stages = stage_names(run.config(), run.experiment)
     desk.console.print(facts(run.experiment))
-    if stages:
-        desk.console.print(stage_table(stages, run.experiment, updates))
+    if run.experiment.progress.plan:
+        desk.console.print(stage_table(run.experiment, updates))
     if updates:
         desk.console.print(curves(updates))
     if run.experiment.reason:
@@ -84,23 +90,10 @@ def facts(experiment: Experiment) -> Table:
     return view
 
 
-def stage_names(config: StoredConfig, experiment: Experiment) -> tuple[str, ...]:
-    """Of the whole run, by its configuration; none where service and client count differently."""
-    from orchestrator.config.compose import from_text
-    from orchestrator.pipeline import stages_of
-
-    try:
-        names = tuple(stage.name for stage in stages_of(from_text(config.yaml, "the stored configuration")))
-    except MgrdError:
-        return ()  # of another version: this client can't read it, and shows what the service says
-    total = experiment.progress.stages_total
-    return names if total in (0, len(names)) else ()
-
-
-def stage_table(names: Sequence[str], experiment: Experiment, updates: Sequence[PolicyUpdate]) -> Table:
+def stage_table(experiment: Experiment, updates: Sequence[PolicyUpdate]) -> Table:
     view = Table("", "stage", "policy updates", "reward first → last")
-    for place, name in enumerate(names):
-        mine = [update.metrics["reward"] for update in updates if update.stage == name and "reward" in update.metrics]
+    for place, name in enumerate(experiment.progress.plan):
+        mine = [update.metrics[REWARD] for update in updates if update.stage == name and REWARD in update.metrics]
         count = sum(update.stage == name for update in updates)
         curve = f"{mine[0]:.3f} → {mine[-1]:.3f}" if mine else ""
         view.add_row(_mark(place, name, experiment), escape(name), str(count) if count else "", curve)

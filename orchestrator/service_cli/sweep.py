@@ -24,6 +24,9 @@ def sweep(
         Path | None,
         typer.Option("--list", help="File with the overrides of one experiment a line.", show_default=False),
     ] = None,
+    code: Annotated[
+        Path | None, typer.Option(help="Folder that travels with each, as of submit.", show_default=False)
+    ] = None,
     priority: desk.Priority = "normal",
     name: desk.Name = "",
     tag: desk.Tags = None,
@@ -37,15 +40,19 @@ def sweep(
     `mgrd ps --sweep PARENT` shows them together.
     """
     with desk.connected() as client:
-        if points is None:
-            fixed, grid = grid_of(overrides or [])
-            if not grid:
-                raise MgrdError("nothing is swept: give a key several values, as in run.seed=1,2,3, or --list FILE")
-            made = client.sweep("", fixed, grid=grid, name=name, priority=priority, tags=desk.tags_of(tag))
-        else:
-            made = client.sweep(
-                "", overrides or [], points=_lines(points), name=name, priority=priority, tags=desk.tags_of(tag)
-            )
+        fixed, grid = grid_of(overrides or []) if points is None else (overrides or [], {})
+        if points is None and not grid:
+            raise MgrdError("nothing is swept: give a key several values, as in run.seed=1,2,3, or --list FILE")
+        made = client.sweep(
+            "",
+            fixed,
+            grid=grid,
+            points=_lines(points) if points else None,
+            name=name,
+            priority=priority,
+            tags=desk.tags_of(tag),
+            code=code or "",
+        )
     if as_json:
         desk.print_json({"parent": made.parent, "experiments": [run.experiment for run in made.runs]})
         return

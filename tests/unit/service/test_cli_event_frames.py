@@ -12,7 +12,7 @@ WORD = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters=
 FRAMES = st.lists(st.tuples(st.integers(1, 10**15), st.sampled_from(["state", "update"]), WORD), max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(FRAMES, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(1, 7), min_size=1))
 def test_frames_are_the_same_in_any_pieces(frames: list[tuple[int, str, str]], end: str, sizes: list[int]) -> None:
     lines = [
@@ -42,7 +42,7 @@ def test_data_over_lines_and_retry() -> None:
     assert reader.retry_s == 1.5
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\r")), st.integers(1, 5))
 def test_lines_of_a_log_are_the_same_in_any_pieces(text: str, size: int) -> None:
     reader, found, body = LineReader(), [], text.encode()

@@ -21,7 +21,7 @@ def read_by_hydra(text: str) -> Any:
     return OverridesParser.create().parse_override(f"key={text}").value()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(VALUES)
 def test_hydra_reads_back_what_was_given(value: Any) -> None:
     found = read_by_hydra(as_text(value))
