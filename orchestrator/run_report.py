@@ -17,7 +17,8 @@ from orchestrator.rundir import RunDirectory
 
 CURVE = (
     "sampled", "stderr", "greedy", "greedy_stderr", "true_perceptions", "stated_perceptions", "audio_contribution",
-    "audio_contribution_stderr", "think_present", "think_tokens", "truncated", "self_cognition_error", "self_cognition_stderr",
+    "audio_contribution_stderr", "audio_contribution_corrected", "think_present", "think_tokens", "truncated",
+    "self_cognition_error", "self_cognition_stderr",
     "text_greedy", "text_stderr", "by_think_length",
 )  # fmt: skip
 

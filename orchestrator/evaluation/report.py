@@ -129,6 +129,7 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
             out[f"accuracy/{kind}/{name}"] = group.sampled.value
     if report.contribution is not None:
         out["contribution/mean"] = report.contribution.contribution.value
+        out["contribution/corrected"] = report.contribution.corrected.value
         out |= {f"contribution/accuracy_{how}": e.value for how, e in report.contribution.without_clip.items()}
     return {name: value for name, value in out.items() if math.isfinite(value)}
 
@@ -174,6 +175,10 @@ def summary_lines(report: EvaluationReport) -> list[str]:
             f"audio contributes {100 * points.value:+.1f} points [{100 * points.low:+.1f}, {100 * points.high:+.1f}]: "
             f"greedy {percent(heard.with_clip)} with the clip, without it {without}"
         )
+        if heard.chance:
+            lines.append(
+                f"that is {percent(heard.corrected)} % of what guessing among the options ({100 * heard.chance:.1f} %) leaves"
+            )
     lines.append(
         f"{report.invalid_verdicts} invalid verdicts, {100 * _zero(report.truncated):.1f} % of samples truncated"
     )

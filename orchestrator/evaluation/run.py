@@ -28,6 +28,7 @@ from orchestrator.evaluation.report import EvaluationReport, build_report, metri
 from orchestrator.evaluation.runner import Pass, collect, missing, standard_passes, stored
 from orchestrator.evaluation.session import Session, costs_in
 from orchestrator.evaluation.sources import Checkpoint, EvaluationData
+from orchestrator.hearing.contribution import chance_of
 from orchestrator.progress import ProgressView
 from orchestrator.rundir import write_atomic
 from orchestrator.seeds import derive
@@ -215,7 +216,8 @@ def _ask_and_report(
     ks = () if request.data.graded else tuple(k for k in request.ks if k <= request.samples)
     outcomes = {name: outcomes_of(those) for name, those in found.items()}
     without = {name: those for name, those in outcomes.items() if name.startswith(PREFIX)}
-    heard = contribution_report(outcomes["greedy"], without, seed=request.seed) if without else None
+    chance = {question.id: chance_of(question) for question in request.data.questions}
+    heard = contribution_report(outcomes["greedy"], without, chance=chance, seed=request.seed) if without else None
     report = build_report(outcomes["sampled"], outcomes["greedy"], ks=ks, seed=request.seed, contribution=heard)
     record = {
         "model": {

@@ -1,6 +1,7 @@
 """Audio contribution: how much of a question's correctness is lost when its clip is taken away.
 
     contribution = share correct with the clip - mean share correct without it (silence, noise, another clip)
+    corrected    = contribution / (1 - chance): of what a guess among the options shown leaves, how much the clip brings
 
 Neighbours: `perturb` makes the questions without clip, `stages` sample and score them. The idea is AudioMCQ's split by audio
 contribution. Invariants: pure; an invalid verdict is no wrong answer, a question without a valid one has no share.
@@ -8,6 +9,7 @@ contribution. Invariants: pure; an invalid verdict is no wrong answer, a questio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from orchestrator.stages.plans import mean_and_error
 
 if TYPE_CHECKING:
     from orchestrator.stages.scoring import Scored
+    from rollout import Question
 
 KEPT, WRONG_WITH_CLIP, ANSWERED_WITHOUT_CLIP = "kept", "wrong_with_clip", "answered_without_clip"
 ROUNDING = 1e-9
@@ -87,6 +90,18 @@ def contributions(
 def audio_contribution(items: Sequence[Contribution]) -> tuple[float, float]:
     """Mean and its standard error over questions (NaN and 0 for none)."""
     return mean_and_error([item.contribution for item in items])
+
+
+def chance_of(question: Question) -> float:
+    """Share correct of a blind guess among the options shown; 0 for a question without options."""
+    return 1 / len(question.choices) if question.choices else 0.0
+
+
+def corrected_contribution(items: Sequence[Contribution], chance: Mapping[str, float]) -> float:
+    """Sum of contributions over the sum of what chance leaves: without the clip a model that guesses loses 1 - chance, so that the raw
+    mean can't reach 1 where options are shown. chance: by question. NaN where there is nothing to gain."""
+    room = sum(1 - chance[item.question_id] for item in items)
+    return sum(item.contribution for item in items) / room if room > ROUNDING else math.nan
 
 
 def perception_grounded(

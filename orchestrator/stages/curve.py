@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.distillation.pairs import error_rate
-from orchestrator.hearing.contribution import audio_contribution
+from orchestrator.hearing.contribution import audio_contribution, chance_of, corrected_contribution
 from orchestrator.hearing.perturb import with_donors
 from orchestrator.seeds import derive
 from orchestrator.stages.cold_start import drawn, hearing_questions
@@ -41,9 +41,9 @@ def run(context: StageContext) -> dict[str, Any]:
             "another answer"
         )
     greedy = SamplingSpec(1, 0.0, rollout.max_new_tokens, derive(seed, "curve"))
-    point["audio_contribution"], point["audio_contribution_stderr"] = audio_contribution(
-        probe(context, asked, held_out, greedy)
-    )
+    heard = probe(context, asked, held_out, greedy)
+    point["audio_contribution"], point["audio_contribution_stderr"] = audio_contribution(heard)
+    point["audio_contribution_corrected"] = corrected_contribution(heard, {q.id: chance_of(q) for q in asked})
     collector = Collector(parts, parts.examiner, folder, version)
     prompts = hearing_questions(held_out, config.hearing_prompts, derive(seed, "curve", "hearing"), "held_out")
     spec = SamplingSpec(

@@ -32,7 +32,8 @@ def test_the_curve_has_a_point_for_every_part(whole_recipe: Path):
     found = report(whole_recipe)
     assert [point["stage"] for point in found["curve"]] == ["cold_start", "t1", "align"]
     for point in found["curve"]:
-        for key in ("sampled", "stderr", "greedy", "audio_contribution", "think_tokens", "self_cognition_error"):
+        contribution = ("audio_contribution", "audio_contribution_corrected")
+        for key in ("sampled", "stderr", "greedy", *contribution, "think_tokens", "self_cognition_error"):
             assert isinstance(point[key], float), key
         assert "true_perceptions" in point
     assert found["seed"] == 11 and found["seconds"] > 0

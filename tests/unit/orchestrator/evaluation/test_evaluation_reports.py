@@ -169,10 +169,15 @@ def test_the_audio_contributes_what_is_lost_without_it() -> None:
         "without_clip_silence": [heard("a#silence", 0.0), heard("b#silence", 1.0), heard("c#silence", None)],
         "without_clip_noise": [heard("a#noise", 0.0), heard("b#noise", 0.0), heard("c#noise", 0.0)],
     }
-    report = contribution_report(greedy, without)
+    report = contribution_report(greedy, without, chance={"a": 0.5, "b": 0.25, "c": 0.5, "text": 0.0})
     assert report.questions == 2, "c has no valid verdict in silence, text has no clip"
     assert report.with_clip.value == 1.0
     assert (report.without_clip["silence"].value, report.without_clip["noise"].value) == (0.5, 0.0)
     assert report.contribution.value == pytest.approx(0.75)
     lines = summary_lines(build_report(greedy, greedy, contribution=report))
     assert any("audio contributes +75.0 points" in line for line in lines)
+    assert report.chance == pytest.approx(0.375)
+    assert report.corrected.value == pytest.approx((1.0 + 0.5) / (0.5 + 0.75)), (
+        "more than 1: the guesses of b were unlucky"
+    )
+    assert any("120.0 [" in line and "guessing among the options (37.5 %)" in line for line in lines)

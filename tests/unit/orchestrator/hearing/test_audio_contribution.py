@@ -15,7 +15,9 @@ from orchestrator.hearing.contribution import (
     WRONG_WITH_CLIP,
     Contribution,
     audio_contribution,
+    chance_of,
     contributions,
+    corrected_contribution,
     perception_grounded,
     shares_correct,
 )
@@ -43,6 +45,25 @@ def test_contribution_is_what_is_lost_on_average(items: list[Contribution]) -> N
     expected = [i.original - (i.silence + i.noise + i.swap) / 3 for i in items]  # type: ignore[operator]
     assert mean == pytest.approx(sum(expected) / len(items))
     assert -1 <= mean <= 1 and error >= 0
+
+
+@given(st.integers(2, 8), st.integers(1, 40), st.floats(0, 1))
+def test_a_model_that_guesses_without_the_clip_has_a_corrected_contribution_of_what_it_knows(
+    options: int, count: int, known: float
+) -> None:
+    guess = 1 / options
+    right = known + (1 - known) * guess
+    items = [Contribution(f"q{i}", right, silence=guess) for i in range(count)]
+    assert corrected_contribution(items, {item.question_id: guess for item in items}) == pytest.approx(known, abs=1e-9)
+
+
+def test_open_questions_are_not_corrected_and_one_option_leaves_nothing() -> None:
+    items = [Contribution("open", 1.0, silence=0.25), Contribution("other", 0.5, silence=0.25)]
+    assert corrected_contribution(items, {"open": 0.0, "other": 0.0}) == pytest.approx(0.5)
+    assert math.isnan(corrected_contribution(items, {"open": 1.0, "other": 1.0}))
+    assert math.isnan(corrected_contribution([], {}))
+    asked = Question("q", "Which?", "dog", AnswerKind.CHOICE, ("dog", "cat", "cow", "hen"))
+    assert chance_of(asked) == 0.25 and chance_of(Question("q", "How many?", "2", AnswerKind.NUMBER)) == 0.0
 
 
 @settings(deadline=None)
