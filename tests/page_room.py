@@ -1,10 +1,12 @@
-"""Experiments in a real store, as jobs and schedulers would have put them there: what the tests of the page look at."""
+"""The real API in a thread, over a real store that holds experiments as jobs and schedulers put them there: for tests of the page."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
+import threading
 import time
 import wave
 from collections.abc import Sequence
@@ -12,6 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+from redis_room import free_port
+
+from orchestrator.rundir import RunDirectory
+from orchestrator.service.api.app import create_app
+from orchestrator.service.home import Home
+from orchestrator.service.intake import take
 from orchestrator.service.messages import (
     Bundle,
     Cause,
@@ -22,17 +31,49 @@ from orchestrator.service.messages import (
     SampledTrajectory,
     State,
 )
+from orchestrator.service.settings import ServiceSettings
 from orchestrator.service.store import Store
+from orchestrator.service.tokens import TokenStore
 
-CONFIG = """\
-run: {seed: 7, dir: runs/demo, checkpoint_every: 10}
-actor: {actor_optim: {lr: 1.0e-06, weight_decay: 0.0}, ppo: {clip: 0.2, epochs: 1}}
-reward: {name: audio_default, terms: [{name: answer, weight: 0.8}, {name: think_present, weight: 0.2}]}
-rollout: {engines: 2, temperature: 1.0, max_new_tokens: 160}
-"""
+OVERRIDES = ("experiment=demo", "run.seed=7")
 DEMAND = Demand((Bundle(1, 0, 2), Bundle(1, 0, 2), Bundle(1, 0, 1)))
 STAGES = ("reinforce_1", "reinforce_2")
 PLAN = ("cold_start", "select_1", *STAGES, "evaluate")
+
+
+class ApiThread:
+    """The service's API as it is, without scheduler and Ray; stopped and started again at will, on the same port."""
+
+    def __init__(self, home: Home, redis_url: str, prefix: str = "mgrd:") -> None:
+        self.home, self.prefix = home, prefix
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.settings = ServiceSettings(redis_url=redis_url, redis_prefix=prefix, port=self.port, rate_burst=2000)
+        home.make()
+        self.store = Store.from_url(redis_url, prefix)
+        self.tokens = TokenStore.from_url(redis_url, prefix)
+        self.start()
+
+    def start(self) -> None:
+        app = create_app(self.settings, self.store, self.tokens, home=self.home)
+        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="warning", access_log=False))
+        self.thread = threading.Thread(target=self.server.run, name="api", daemon=True)
+        self.thread.start()
+        deadline = time.monotonic() + 30
+        while not self.server.started:
+            assert self.thread.is_alive() and time.monotonic() < deadline, "the API did not start"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """At once: open streams are cut off."""
+        self.server.force_exit = self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def close(self) -> None:
+        self.stop()
+        self.tokens.close()
+        self.store.close()
 
 
 class Room:
@@ -42,6 +83,7 @@ class Room:
         self.folder = folder
         self.store = store
         self.random = random.Random(11)
+        self.config = take(OVERRIDES, (folder,)).yaml
 
     def submit(self, id: str, **fields: Any) -> Experiment:
         base = Experiment(
@@ -50,14 +92,14 @@ class Room:
             user="ada",
             state=State.QUEUED,
             priority=Priority.NORMAL,
-            overrides=("experiment=demo", "run.seed=7"),
+            overrides=OVERRIDES,
             demand=DEMAND,
             submitted_at=time.time(),
             run_dir=str(self.folder / "runs" / id),
             config_sha256="",
         )
         (self.folder / "runs" / id / "logs").mkdir(parents=True, exist_ok=True)
-        return self.store.submit(replace(base, **fields), CONFIG)[0]
+        return self.store.submit(replace(base, **fields), self.config)[0]
 
     def start(self, id: str) -> Experiment:
         """Claimed by a scheduler, at work. Returns it with its attempt and lease."""
@@ -88,6 +130,8 @@ class Room:
             plan=PLAN,
         )
         record = {"update": number, "stage": stage, "version": number, "metrics": metrics}
+        with RunDirectory(self.folder / "runs" / id).updates_file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
         self.store.report(id, attempt, kind="update", data=record, progress=progress, **more)
 
     def metrics(self, number: int, total: int) -> dict[str, float]:
@@ -103,7 +147,7 @@ class Room:
 
     def clip(self, name: str, hertz: Sequence[float], seconds: float = 1.5) -> tuple[str, str]:
         """A real recording: tones one after the other. Returns its SHA-256 and its path."""
-        rate, path = 16_000, self.folder / "clips" / f"{name}.wav"
+        rate, path = 16_000, self.folder / "runs" / "clips" / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         count = int(rate * seconds)
         samples = bytearray()

@@ -3,6 +3,8 @@
 // it is kept in this tab's session storage; a refusal becomes an ApiError with the service's own words.
 
 const KEY = "mgrd.token";
+const PATIENCE = 3; // times that a request is sent again when the service asks for a pause
+const LONGEST_PAUSE_S = 10;
 
 export class ApiError extends Error {
   /** status 0: no answer. hint: what to do, from the service. */
@@ -23,6 +25,7 @@ export class Api {
   constructor(askToken) {
     this.askToken = askToken;
     this.asking = null;
+    this.declined = false;
   }
 
   get hasToken() {
@@ -52,12 +55,16 @@ export class Api {
 
   /** A successful response whose body is still to be read. Raises ApiError, or AbortError when `signal` ends it. */
   async response(path, { headers = {}, ...options } = {}) {
-    for (;;) {
+    for (let pauses = 0; ; ) {
       const token = sessionStorage.getItem(KEY);
       const all = token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
       const response = await this.#fetch(path, { ...options, headers: all });
       if (response.ok) return response;
       const error = await refusal(response);
+      if (response.status === 429 && pauses++ < PATIENCE) {
+        await pause(response, options.signal);
+        continue;
+      }
       if (response.status !== 401 || !(await this.#anotherToken(token, error))) throw error;
     }
   }
@@ -74,13 +81,27 @@ export class Api {
   /** One dialog for all requests that were refused at the same time. */
   async #anotherToken(refused, error) {
     if (sessionStorage.getItem(KEY) !== refused) return true; // given meanwhile
+    if (this.declined) return false;
     this.asking ??= this.askToken(refused ? error.message : "").finally(() => {
       this.asking = null;
     });
     const token = await this.asking;
+    this.declined = !token;
     if (token) sessionStorage.setItem(KEY, token);
     return Boolean(token);
   }
+}
+
+/** As long as the service asks for. Raises AbortError when `signal` ends it. */
+function pause(response, signal) {
+  const wait = Math.min(LONGEST_PAUSE_S, Math.max(0.2, Number(response.headers.get("Retry-After")) || 1));
+  return new Promise((done, failed) => {
+    const timer = setTimeout(done, wait * 1000);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      failed(new DOMException("given up", "AbortError"));
+    }, { once: true });
+  });
 }
 
 async function refusal(response) {

@@ -10,7 +10,7 @@ import { Feed } from "./feed.js";
 import { List } from "./list.js";
 
 const TITLE = document.title;
-const CONNECTION = { live: "live", reconnecting: "reconnecting…", resting: "resting: this tab was hidden" };
+const CONNECTION = { live: "live", reconnecting: "reconnecting…", resting: "resting: this tab was hidden", refused: "not connected: no valid token" };
 
 class App {
   #detail = null;
@@ -48,7 +48,12 @@ class App {
       if (error.name !== "ApiError") throw error;
       this.#problem(error);
     }
-    byId("forget").hidden = !this.api.hasToken;
+    this.#tokenButton();
+  }
+
+  #tokenButton() {
+    byId("forget").hidden = !this.api.hasToken && !this.api.declined;
+    setText(byId("forget"), this.api.hasToken ? "Forget token" : "Enter token");
   }
 
   /** Shows what the address names. */
@@ -112,6 +117,7 @@ class App {
     setAttribute(node, "data-state", state);
     setText(node.firstElementChild, CONNECTION[state]);
     if (state === "live" && !this.#me) void this.#introduce();
+    this.#tokenButton();
   }
 
   /** A problem stays in view until a later request succeeds. */

@@ -7,6 +7,7 @@ import { of } from "./api.js";
 export const STATES = ["running", "starting", "queued", "paused", "failed", "succeeded", "cancelled"];
 const LIVELY = ["running", "starting", "queued", "paused"];
 const PAGE = 200;
+const OLDER = 1000; // the most that the service hands out at once
 const LARGEST = 10_000; // newest ones held; older ones are found by `mgrd ps`
 const REFETCH_MS = 300;
 const ONE_BY_ONE = 12; // more changed experiments than these are read as a page
@@ -51,11 +52,13 @@ export class Experiments {
   }
 
   async #older(page) {
-    while (page.length === PAGE && this.#known.size < LARGEST) {
-      page = await this.#page(`limit=${PAGE}&before=${encodeURIComponent(page.at(-1).id)}`);
+    let full = page.length === PAGE;
+    while (full && this.#known.size < LARGEST) {
+      page = await this.#page(`limit=${OLDER}&before=${encodeURIComponent(page.at(-1).id)}`);
       this.#merge(page);
+      full = page.length === OLDER;
     }
-    this.cut = page.length === PAGE;
+    this.cut = full;
     this.complete = true;
   }
 

@@ -42,8 +42,9 @@ export class Feed {
   #hidden = 0;
   #running = false;
   #watchdog = 0;
+  #refused = false;
 
-  /** onEvent(event), onState("live" | "reconnecting" | "resting"), poll(): reads everything anew; rejections are the caller's. */
+  /** onEvent(event), onState("live" | "reconnecting" | "resting" | "refused"), poll(): reads everything anew; rejections are the caller's. */
   constructor(api, { path, onEvent, onState, poll }) {
     Object.assign(this, { api, path, onEvent, onState, poll });
     document.addEventListener("visibilitychange", () => this.#look());
@@ -79,6 +80,11 @@ export class Feed {
       this.#abort = new AbortController();
       await this.#read(this.#abort);
       if (!this.#running) return;
+      if (this.#refused) {
+        this.stop();
+        this.onState("refused");
+        return;
+      }
       this.onState("reconnecting");
       this.#poll ||= setInterval(this.poll, POLL_MS);
       const wait = RETRY_MS[Math.min(this.#attempt++, RETRY_MS.length - 1)];
@@ -94,7 +100,9 @@ export class Feed {
     };
     beat();
     const headers = { Accept: "text/event-stream", ...(this.#last && { "Last-Event-ID": this.#last }) };
-    const response = await unbroken(this.api.response(this.path, { headers, signal: abort.signal }));
+    this.#refused = false;
+    const onRefusal = (error) => (this.#refused = error.status === 401 || error.status === 403);
+    const response = await unbroken(this.api.response(this.path, { headers, signal: abort.signal }), onRefusal);
     if (response) {
       clearInterval(this.#poll);
       this.#poll = 0;
@@ -116,10 +124,11 @@ export class Feed {
 }
 
 /** What `promise` brings, or null when the service refused, went away or was given up: all of them mean a broken stream. */
-async function unbroken(promise) {
+async function unbroken(promise, onRefusal = () => {}) {
   try {
     return await promise;
   } catch (error) {
+    if (error.name === "ApiError") onRefusal(error);
     if (["ApiError", "AbortError", "TypeError"].includes(error.name)) return null;
     throw error;
   }
