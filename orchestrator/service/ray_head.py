@@ -57,7 +57,8 @@ def ray_environment(token: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # Ray's default of 15 lets any other process starve a run
-        "RAY_raylet_start_wait_time_s": "60",  # its default of 30 s is short on a busy small machine
+        "RAY_raylet_start_wait_time_s": "120",  # its defaults of 30 s and 60 s are short on a busy small machine
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
         "RAY_process_group_cleanup_enabled": "1",  # what a killed worker had started (an engine's core) ends with it
     }
 

@@ -30,6 +30,7 @@ from orchestrator.service.launcher import Launcher, RayLauncher, namespace_of
 from orchestrator.service.messages import Cause, Experiment, Quota
 from orchestrator.service.placement import Node, hold, place
 from orchestrator.service.policy import Decision, PolicySettings, decide, held_nodes
+from orchestrator.service.queue_view import QueueView
 from orchestrator.service.ray_api import RayApi, RayAway, RayRefused
 from orchestrator.service.retries import RetrySettings
 from orchestrator.service.settings import ServiceSettings, read_settings
@@ -39,6 +40,7 @@ from orchestrator.service.store_schedulers import SchedulerLine, Schedulers
 from orchestrator.service.watch import Watch
 
 PATIENCE_S = 5.0  # of one call to Redis, below the lease
+RETRY_FIRST_S = 10.0  # wait before the first try after a failure
 RAY_TIMEOUT_S = 5.0  # of one call to Ray; a round makes at most two that time out
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Scheduler:
         self._capacity = capacity
         self._clock = clock
         self._lines = Schedulers(store.link)
+        self._view = QueueView(store.link)
         self._watch = Watch(store, launcher, settings.retries, self.counts, clock=clock)
         self._held: dict[str, tuple[str, ...]] = {}  # machines held for those who have waited long
         self._decide_s = 0.0
@@ -165,6 +168,7 @@ class Scheduler:
         nodes = less_promised(cluster, active)
         decisions = decide(waiting, active, nodes, settings, self._clock(), held=self._held)
         self._held = held_nodes(decisions)
+        self._view.tell(decisions)
         return decisions
 
     def _is_over(self, waiting: Experiment) -> bool:
@@ -191,7 +195,7 @@ def less_promised(cluster: Cluster, active: Sequence[Experiment]) -> list[Node]:
     return nodes
 
 
-def scheduler_of(settings: ServiceSettings, name: str) -> Scheduler:
+def scheduler_of(settings: ServiceSettings, name: str, retry_first_s: float = RETRY_FIRST_S) -> Scheduler:
     """Wired to real servers. Raises StoreError for a malformed address."""
     store = Store.from_url(settings.redis_url, settings.redis_prefix, patience_s=PATIENCE_S)
     api = RayApi(settings.ray_dashboard, os.environ.get("RAY_AUTH_TOKEN", ""), timeout_s=RAY_TIMEOUT_S)
@@ -201,7 +205,7 @@ def scheduler_of(settings: ServiceSettings, name: str) -> Scheduler:
         round_s=settings.round_s,
         lease_s=settings.lease_s,
         policy=PolicySettings(quota=quota),
-        retries=RetrySettings(budget={Cause.INFRASTRUCTURE: settings.retry_budget}),
+        retries=RetrySettings(budget={Cause.INFRASTRUCTURE: settings.retry_budget}, first_s=retry_first_s),
     )
     launcher = RayLauncher(api, job_environment(settings), Home.default().code)
     return Scheduler(store, launcher, RayCapacity(api), own)
@@ -224,16 +228,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{key}")
     parser.add_argument("--round-s", type=float)
     parser.add_argument("--lease-s", type=float)
+    parser.add_argument("--retry-first-s", type=float, default=RETRY_FIRST_S)
     parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
     given = vars(parser.parse_args(arguments))
-    name = given.pop("name")
+    name, retry_first_s = given.pop("name"), given.pop("retry_first_s")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        scheduler_of(read_settings(given), name).run(stop)
+        scheduler_of(read_settings(given), name, retry_first_s).run(stop)
     except MgrdError as error:
         log.error("%s", error)
         return 2

@@ -77,6 +77,7 @@ class ServiceRoom:
             lambda: ray_answers(dashboard, self.token),
             environment=self.environment(),
             watch=lambda pid: None,
+            family=True,
         )
         self._exit.callback(server.stop)
         return dashboard, server
@@ -85,7 +86,7 @@ class ServiceRoom:
     def scheduler(self, name: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         """A scheduler's own process."""
         argv = [sys.executable, "-m", "orchestrator.service.scheduler", "--name", name, "--redis-url", self.redis_url]
-        argv += ["--ray-dashboard", self.dashboard, "--mlflow-uri", self.mlflow_uri, "--round-s", "0.25", *options]
+        argv += ["--ray-dashboard", self.dashboard, "--mlflow-uri", self.mlflow_uri, *options]
         with (self.root / "logs" / f"{name}.log").open("ab") as out:
             process = subprocess.Popen(argv, env=self.environment(), stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         try:
