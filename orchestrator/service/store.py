@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from orchestrator.service.store_reader import StoreReader
 from orchestrator.service.store_text import text
 
 PREFIX = "mgrd:"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")  # ids of experiments and jobs: also names of files and keys
 KEY_KEPT_S = 24 * 3600  # how long an idempotency key is remembered
 SAMPLES_KEPT = 48  # of each experiment
 
@@ -69,6 +71,7 @@ class Store(StoreReader):
         """
         if experiment.state is not State.QUEUED:
             raise ValueError(f"only a queued experiment can be submitted, not a {experiment.state} one")
+        _named(experiment.id)
         experiment = dataclasses.replace(experiment, config_sha256=store_text.digest(config_yaml))
         store_text.proved(experiment)
         idempotency = store_text.digest(f"{experiment.user}\n{key}") if key else ""
@@ -164,6 +167,8 @@ class Store(StoreReader):
     def claim(self, id: str, scheduler: str, lease_s: float, *, job: str = "") -> Experiment | None:
         """Take a queued experiment: starting, with the next attempt and the next lease. None: someone was faster, it is not queued any
         more, its back-off is not over, this thread's round has run out, or `job` (ID-ATTEMPT, the default) names another attempt."""
+        if job:
+            _named(job)
         return self._maybe(
             "claim", id, before(State.STARTING), text(scheduler), lease_s, job, getattr(self._round, "token", "")
         )
@@ -284,6 +289,11 @@ class Store(StoreReader):
             raise Fenced(
                 f"attempt {attempt} of {id} is over: another attempt has begun, or the experiment ended; this process must stop"
             )
+
+
+def _named(id: str) -> None:
+    if not NAME.fullmatch(id):
+        raise ValueError(f"{id!r} can't be an id: letters, digits, `.`, `_` and `-` only, at most 160")
 
 
 def _indexes(experiment: Experiment) -> list[str]:

@@ -8,6 +8,7 @@ patience a StoreError says what to look at. Passwords are never shown.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import secrets
 import threading
@@ -34,6 +35,9 @@ AWAY = (
     redis.ReadOnlyError,
 )  # the first: also a server that still reads its data
 REFUSED = (redis.AuthenticationError,)  # a ConnectionError too, but waiting does not help
+
+
+log = logging.getLogger(__name__)
 
 
 class Link:
@@ -82,7 +86,7 @@ class Link:
             ) from error
         except AWAY as error:
             raise StoreError(
-                f"Redis at {self.address} did not answer for {self.patience_s:.0f} s ({error}): start it, or look at its log; "
+                f"Redis at {self.address} did not answer for {self.patience_s:g} s ({error}): start it, or look at its log; "
                 "`mgrd doctor` checks it"
             ) from error
         except redis.RedisError as error:
@@ -107,6 +111,7 @@ class Link:
         except AWAY as error:
             if isinstance(error, REFUSED) or self.patience_s <= 0:
                 raise
+            log.warning("Redis at %s is away (%s); trying for up to %g s", self.address, error, self.patience_s)
         tries = stamina.retry_context(
             on=lambda error: isinstance(error, AWAY) and not isinstance(error, REFUSED),
             attempts=None,
