@@ -145,7 +145,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> ServiceErro
         message,
         status=status,
         field=said.get("field", ""),
-        hint=said.get("hint", "") or HINTS.get(status, ""),
+        hint=HINTS.get(status, "") if status == 401 else said.get("hint", "") or HINTS.get(status, ""),
         retry_after_s=_seconds(headers.get("retry-after", "")),
     )
 

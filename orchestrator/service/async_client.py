@@ -308,14 +308,23 @@ class AsyncRun:
             for line in (await self._client.ask(calls.logs(self.id, component, tail))).splitlines():
                 yield line
             return
-        reader = LineReader()
-        call = calls.logs(self.id, component, tail, follow=True)
-        async with aclosing(self._client._stream(call, {}, transport.LOG_IDLE_S)) as chunks:
-            async for chunk in chunks:
-                for line in reader.feed(chunk):
-                    yield line
-        if reader.rest:
-            yield reader.rest
+        lines, trail = LineReader(), Trail()
+        while True:
+            try:
+                call = calls.logs(self.id, component, lines.tail(tail), follow=True)
+                async with aclosing(self._client._stream(call, {}, transport.LOG_IDLE_S)) as chunks:
+                    async for chunk in chunks:
+                        trail.losses = 0
+                        for line in lines.feed(chunk):
+                            yield line
+                if transport.rests((await self.refresh()).state):
+                    for line in lines.end():
+                        yield line
+                    return
+                await asyncio.sleep(transport.FIRST_PAUSE_S)
+            except ServiceError as error:
+                await asyncio.sleep(trail.pause(error))
+            lines.reconnected()
 
     async def events(self, *, after: str = "0", follow: bool = True) -> AsyncIterator[Event]:
         """What happens to it, from its beginning (or after an event's id) to its end; goes on through lost connections and pauses.

@@ -296,11 +296,20 @@ class Run:
         if not follow:
             yield from self._client.ask(calls.logs(self.id, component, tail)).splitlines()
             return
-        reader = LineReader()
-        for chunk in self._client._stream(calls.logs(self.id, component, tail, follow=True), {}, transport.LOG_IDLE_S):
-            yield from reader.feed(chunk)
-        if reader.rest:
-            yield reader.rest
+        lines, trail = LineReader(), Trail()
+        while True:
+            try:
+                call = calls.logs(self.id, component, lines.tail(tail), follow=True)
+                for chunk in self._client._stream(call, {}, transport.LOG_IDLE_S):
+                    trail.losses = 0
+                    yield from lines.feed(chunk)
+                if transport.rests(self.refresh().state):
+                    yield from lines.end()
+                    return
+                time.sleep(transport.FIRST_PAUSE_S)
+            except ServiceError as error:
+                time.sleep(trail.pause(error))
+            lines.reconnected()
 
     def events(self, *, after: str = "0", follow: bool = True) -> Iterator[Event]:
         """What happens to it, from its beginning (or after an event's id) to its end; goes on through lost connections and pauses.

@@ -44,7 +44,7 @@ DROPPED = (
     "dropped"  # the server's word for a watcher that did not keep up: it ends the stream, and the watcher comes back
 )
 PAST_S = 1.0  # silence after which what has happened so far has arrived
-LOG_IDLE_S = 24 * 3600.0  # a log may be silent for as long as a stage takes
+LOG_IDLE_S = 60.0  # a log that is silent for so long is asked for again: is the service still there?
 SEARCHED = 1000  # newest experiments among which part of an id is looked for
 PATIENCE_S = 300.0  # a stream is given up after so long without a server
 

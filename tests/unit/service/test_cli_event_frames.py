@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.service.sse import Frame, FrameReader
-from orchestrator.service.text_lines import LineReader
+from orchestrator.service.text_lines import AGAIN, LineReader
 
 WORD = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\r\n\0"), max_size=8)
 FRAMES = st.lists(st.tuples(st.integers(1, 10**15), st.sampled_from(["state", "update"]), WORD), max_size=6)
@@ -49,3 +49,26 @@ def test_lines_of_a_log_are_the_same_in_any_pieces(text: str, size: int) -> None
     for at in range(0, len(body), size):
         found += reader.feed(body[at : at + size])
     assert [*found, reader.rest] == text.split("\n")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 399), max_size=4), st.integers(400, 500), st.integers(0, 3))
+def test_a_log_is_whole_over_connections_that_break(cuts: list[int], count: int, torn: int) -> None:
+    lines = [f"line {number}" for number in range(count)]
+    reader, found = LineReader(), []
+    for reached in [*sorted(cuts), count]:
+        tail = reader.tail(None)
+        begin = 0 if tail is None else max(0, reached - tail)
+        body = "".join(f"{line}\n" for line in lines[begin:reached]).encode()
+        found += reader.feed(body + (b"li" * torn if reached < count else b""))
+        if reached < count:
+            reader.reconnected()
+    assert found + reader.end() == lines
+
+
+def test_a_log_that_ran_on_too_far_goes_on_with_what_there_is() -> None:
+    reader = LineReader()
+    assert reader.feed(b"a\nb\n") == ["a", "b"]
+    reader.reconnected()
+    later = [f"later {number}" for number in range(AGAIN)]
+    assert reader.feed("".join(f"{line}\n" for line in later).encode()) == later

@@ -11,6 +11,7 @@ from made_experiments import experiment
 from orchestrator.service import calls, transport
 from orchestrator.service.answers import answer, failure, policy_update
 from orchestrator.service.client_errors import (
+    HINTS,
     AmbiguousReference,
     NotAllowed,
     NotFound,
@@ -76,7 +77,7 @@ def test_each_status_is_an_error_with_the_servers_words(status: int, kind: type[
     error = failure(status, {"retry-after": "7"}, body)
     assert type(error) is kind
     assert (error.status, error.field, error.retry_after_s) == (status, "overrides[1]", 7.0)
-    assert str(error) == "no such key; did you mean lr?"
+    assert str(error) == ("no such key; did you mean lr?" if status != 401 else f"no such key; {HINTS[401]}")
 
 
 def test_a_proxys_page_is_an_error_too() -> None:
