@@ -1,4 +1,5 @@
-"""Where the registry of published rewards is: the given Redis, else one of this machine that runs while it is needed.
+"""Where the registry of published rewards is: the given Redis, else that of the service that runs here, else one of this machine that runs
+while it is needed.
 
 Neighbours: `rewards_cli` and the controller open it; `embedded` starts the server. Invariants: one process at a time holds this
 machine's registry, others wait for it, with a limit; its data outlives every command.
@@ -17,6 +18,7 @@ from typing import IO
 from orchestrator import paths
 from orchestrator.embedded import EmbeddedServices
 from orchestrator.errors import MgrdError
+from orchestrator.service.home import Home, HomeError
 from rewards import PublishedStore, RewardError
 
 VARIABLE = "MGRD_REDIS_URL"
@@ -35,11 +37,11 @@ def registry_dir() -> Path:
 
 @contextmanager
 def open_store(redis_url: str = "") -> Iterator[PublishedStore]:
-    """The registry behind `redis_url`, else MGRD_REDIS_URL, else this machine's own. Keep it open shortly.
+    """The registry behind `redis_url`, else MGRD_REDIS_URL, else of the running service, else this machine's own. Keep it open shortly.
 
     Raises RewardError when it does not answer or somebody else holds it.
     """
-    url = redis_url or os.environ.get(VARIABLE, "")
+    url = redis_url or os.environ.get(VARIABLE, "") or _of_service()
     if url:
         with _connected(url) as store:
             yield store
@@ -56,6 +58,15 @@ def open_store(redis_url: str = "") -> Iterator[PublishedStore]:
                 yield store
         finally:
             services.stop()
+
+
+def _of_service() -> str:
+    """Redis of the service that runs on this machine for this user, "" for none: its experiments look rewards up there."""
+    try:
+        record = Home.default().record()
+    except HomeError:
+        return ""  # another user's service: its registry is not ours
+    return record.redis_url if record.alive else ""
 
 
 @contextmanager
