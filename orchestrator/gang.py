@@ -44,7 +44,7 @@ class Gang:
         if not self._group.wait(timeout_s):
             self.release()
             raise NoPlace(
-                f"no room for {said(self._demand)} at the same time within {timeout_s:.0f} s: the Ray cluster has other work or is too "
+                f"no room for {said(self._demand)} at the same time within {timeout_s:g} s: the Ray cluster has other work or is too "
                 "small; free some of it, or lower actor.world_size, rollout.workers or rollout.threads"
             )
         log.info("reserved %s", said(self._demand))
