@@ -48,8 +48,8 @@ class PolicySettings:
     strategy: how gangs are laid out."""
 
     age_step_s: float = 6 * 3600.0
-    reserve_after_s: float = 1800.0
-    reservations: int = 2
+    reserve_after_s: float = 2 * 3600.0
+    reservations: int = 1
     fair_share: bool = True
     quota: Quota = field(default_factory=Quota)
     quotas: Mapping[str, Quota] = field(default_factory=dict)
