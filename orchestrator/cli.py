@@ -23,12 +23,15 @@ from rich.table import Table
 from orchestrator import paths
 from orchestrator.config.compose import compose_config, flat, known_keys, to_yaml
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.doctor.command import doctor_command
 from orchestrator.errors import MgrdError
 from orchestrator.eval_cli import evaluate_command
 from orchestrator.promote_cli import promote_command
 from orchestrator.rewards_cli import rewards_app
+from orchestrator.service.up import down_command, status_command, up_command
 from orchestrator.service_cli.commands import add_commands
 from orchestrator.service_cli.control import resume_experiment
+from orchestrator.service_cli.desk import PANEL as SERVICE_PANEL
 
 REFUSED, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
 
@@ -44,6 +47,13 @@ app.add_typer(model_app, name="model")
 app.add_typer(rewards_app, name="rewards")
 app.command("eval")(evaluate_command)
 model_app.command("promote")(promote_command)
+for name, command in {
+    "up": up_command,
+    "down": down_command,
+    "status": status_command,
+    "doctor": doctor_command,
+}.items():
+    app.command(name, rich_help_panel=SERVICE_PANEL)(command)
 add_commands(app)
 console = Console()
 errors = Console(stderr=True)

