@@ -166,7 +166,11 @@ class EventFeed:
 
 def frame(event: Event) -> bytes:
     """As it goes over the wire: `id`, `event`, `data`."""
-    return b"id: %s\nevent: %s\ndata: %s\n\n" % (event.id.encode(), " ".join(event.kind.split()).encode(), msgspec.json.encode(event))
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (
+        event.id.encode(),
+        " ".join(event.kind.split()).encode(),
+        msgspec.json.encode(event),
+    )
 
 
 def _told(id: str, held: dict[str, str]) -> Told:
