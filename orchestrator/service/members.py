@@ -31,13 +31,7 @@ from orchestrator.service.ray_head import ray_answers, ray_environment, ray_head
 from orchestrator.service.settings import ServiceSettings
 
 REDIS, MLFLOW, RAY, API, SCHEDULER = "redis", "mlflow", "ray", "api", "scheduler"
-READY_S = {
-    REDIS: 600.0,
-    MLFLOW: 600.0,
-    RAY: 600.0,
-    API: 600.0,
-    SCHEDULER: 600.0,
-}  # a machine that trains beside it is slow; what dies is told at once
+READY_S = 600.0  # beside a training run everything is slow; what dies is told at once
 HANG_S = {REDIS: 120.0, MLFLOW: 300.0, RAY: math.inf, API: 120.0, SCHEDULER: math.inf}  # Ray's helpers watch each other
 ASK_S = 3.0
 ROTATION = {"RAY_ROTATION_MAX_BYTES": str(64 << 20), "RAY_ROTATION_BACKUP_COUNT": "3"}  # of each of Ray's own log files
@@ -197,7 +191,7 @@ def _redis(settings: ServiceSettings, record: ServiceRecord, home: Home) -> Memb
         (redis_binary(), str(config)),
         dict(os.environ),
         lambda: redis_answers(port, password),
-        READY_S[REDIS],
+        READY_S,
         HANG_S[REDIS],
     )
 
@@ -216,7 +210,7 @@ def _mlflow(settings: ServiceSettings, record: ServiceRecord) -> Member:
         tuple(argv),
         os.environ | environment,
         lambda: mlflow_answers(record.mlflow_uri),
-        READY_S[MLFLOW],
+        READY_S,
         HANG_S[MLFLOW],
         launcher=True,
     )
@@ -234,7 +228,7 @@ def _ray(settings: ServiceSettings, record: ServiceRecord, home: Home) -> Member
         tuple(argv),
         _without_ray(os.environ) | ray_environment(record.ray_token) | ROTATION,
         lambda: ray_answers(record.ray_dashboard, record.ray_token),
-        READY_S[RAY],
+        READY_S,
         HANG_S[RAY],
         family=True,
     )
@@ -243,7 +237,7 @@ def _ray(settings: ServiceSettings, record: ServiceRecord, home: Home) -> Member
 def _python(name: str, module: str, environment: Mapping[str, str], answers: Callable[[], bool]) -> Member:
     kind = name.split("-", 1)[0]
     whole = dict(environment) | {"MGRD_PROCESS": name}
-    return Member(name, (sys.executable, "-m", module), whole, answers, READY_S[kind], HANG_S[kind])
+    return Member(name, (sys.executable, "-m", module), whole, answers, READY_S, HANG_S[kind])
 
 
 def _port_again(wanted: int | None, used: set[int]) -> int:
