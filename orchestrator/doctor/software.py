@@ -30,7 +30,17 @@ HEAVY = {
     "MLflow": "mlflow",
 }
 LOCK = Path(__file__).parents[2] / "requirements" / "cpu.lock"  # of a checkout; a wheel has none
-KNOWN = ("MGRD_STATE", "MGRD_CACHE", "MGRD_CONFIG", "MGRD_URL", "MGRD_TOKEN", "MGRD_WHISPER_TINY_EN", "MGRD_PROCESS")
+KNOWN = (
+    "MGRD_STATE",
+    "MGRD_CACHE",
+    "MGRD_CONFIG",
+    "MGRD_URL",
+    "MGRD_TOKEN",
+    "MGRD_WHISPER_TINY_EN",
+    "MGRD_PROCESS",
+    "MGRD_ROOT_TOKEN",
+    "MGRD_LOG_LEVEL",
+)
 SHOWN = 4
 
 

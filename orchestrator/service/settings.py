@@ -39,7 +39,8 @@ class ServiceSettings:
     retry_budget: launches after an infrastructure failure. max_body_mb, max_code_mb: of one request. rate_per_s, rate_burst: requests of
     one user. log_max_mb, log_backups: a log file is turned over at this size, so many old ones are kept.
     ssl_certfile, ssl_keyfile: PEM; forwarded_allow_ips: proxies that are believed about the client's address, comma-separated.
-    stop_grace_s: time that `mgrd down` gives running experiments to reach a checkpoint. min_free_disk_gib: below, `mgrd doctor` warns.
+    stop_grace_s: time that `mgrd down` gives running experiments to reach a checkpoint; pause_on_stop: they pause also where Ray and Redis
+    go on without the service, as before the end of an allocation. min_free_disk_gib: below, `mgrd doctor` warns.
     """
 
     host: str = "127.0.0.1"
@@ -73,6 +74,7 @@ class ServiceSettings:
     ssl_keyfile: str = ""
     forwarded_allow_ips: str = "127.0.0.1"
     stop_grace_s: float = 20.0
+    pause_on_stop: bool = False
     min_free_disk_gib: float = 5.0
 
     @property

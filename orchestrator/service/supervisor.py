@@ -218,7 +218,8 @@ class Supervisor:
         self._note(ready=False)
         for name in [name for name in self._kept if name.startswith(SCHEDULER)]:
             self._stop_one(name)
-        mine = bool({RAY, REDIS} & set(self._record.own))  # else experiments go on, and another scheduler adopts them
+        # where Ray and Redis go on without us, so do experiments, and another scheduler adopts them
+        mine = bool({RAY, REDIS} & set(self._record.own)) or self.settings.pause_on_stop
         if was_ready and mine:
             self._pause_experiments()
         for name in (API, RAY):
@@ -314,6 +315,7 @@ def _locked(home: Home) -> Iterator[int]:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a question to Ray
     home = Home.default()
     settings = msgspec.json.decode(home.settings_file.read_bytes(), type=ServiceSettings)
     supervisor = Supervisor(home, settings)
