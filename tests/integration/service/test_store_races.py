@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from store_room import StoreRoom, experiment, submitted
@@ -115,10 +116,9 @@ def _decide(store: Store) -> bool:
 def test_a_slow_scheduler_does_not_end_the_round_of_the_next(room: StoreRoom) -> None:
     store, next_one = room.fresh(), room.fresh()
     next_one.link.base = store.link.base
-    with store.round("s1", ttl_s=0.001):
-        threading.Event().wait(0.01)
-        hold = next_one.round("s2", ttl_s=60.0)
-        assert hold.__enter__() is True
-    with store.round("s1") as mine:
-        assert mine is False
-    hold.__exit__(None, None, None)
+    with ExitStack() as later:
+        with store.round("s1", ttl_s=0.001):
+            threading.Event().wait(0.01)
+            assert later.enter_context(next_one.round("s2", ttl_s=60.0)) is True
+        with store.round("s1") as mine:
+            assert mine is False
