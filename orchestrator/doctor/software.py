@@ -30,16 +30,9 @@ HEAVY = {
     "MLflow": "mlflow",
 }
 LOCK = Path(__file__).parents[2] / "requirements" / "cpu.lock"  # of a checkout; a wheel has none
-KNOWN = (
-    "MGRD_STATE",
-    "MGRD_CACHE",
-    "MGRD_CONFIG",
-    "MGRD_URL",
-    "MGRD_TOKEN",
-    "MGRD_WHISPER_TINY_EN",
-    "MGRD_PROCESS",
-    "MGRD_ROOT_TOKEN",
-    "MGRD_LOG_LEVEL",
+KNOWN = (  # beside the settings of the service
+    *("MGRD_STATE", "MGRD_CACHE", "MGRD_CONFIG", "MGRD_URL", "MGRD_TOKEN", "MGRD_WHISPER_TINY_EN"),
+    *("MGRD_ROOT_TOKEN", "MGRD_LOG_LEVEL", "MGRD_REWARD_ISOLATION", "MGRD_SECRETS", "MGRD_CHAOS_POINT"),
 )
 SHOWN = 4
 

@@ -236,8 +236,7 @@ def _ray(settings: ServiceSettings, record: ServiceRecord, home: Home) -> Member
 
 def _python(name: str, module: str, environment: Mapping[str, str], answers: Callable[[], bool]) -> Member:
     kind = name.split("-", 1)[0]
-    whole = dict(environment) | {"MGRD_PROCESS": name}
-    return Member(name, (sys.executable, "-m", module), whole, answers, READY_S, HANG_S[kind])
+    return Member(name, (sys.executable, "-m", module), environment, answers, READY_S, HANG_S[kind])
 
 
 def _port_again(wanted: int | None, used: set[int]) -> int:
