@@ -34,7 +34,7 @@ def gang(count: int, gpus: float, cpus: float = 1.0) -> Demand:
     return Demand((Bundle(cpus, gpus),) * count)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(DEMANDS, clusters(), st.sampled_from(Strategy))
 def test_a_placement_names_a_machine_for_every_bundle_and_overcommits_none(
     demand: Demand, nodes: list[Node], strategy: Strategy
@@ -50,7 +50,7 @@ def test_a_placement_names_a_machine_for_every_bundle_and_overcommits_none(
         assert sum(b.memory_gib for b in on_it) <= node.free_memory_gib + 1e-6
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 9),
     st.sampled_from([1, 2, 3, 4, 8]),
@@ -64,7 +64,7 @@ def test_equal_bundles_find_room_exactly_when_there_is_room(
     assert (place(gang(count, size), nodes, strategy) is not None) == (sum(gpus // size for gpus in free) >= count)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(DEMANDS, clusters(), st.randoms(use_true_random=False), st.sampled_from(Strategy))
 def test_a_placement_does_not_depend_on_the_order_of_the_machines(
     demand: Demand, nodes: list[Node], dice: random.Random, strategy: Strategy
@@ -72,7 +72,7 @@ def test_a_placement_does_not_depend_on_the_order_of_the_machines(
     assert place(demand, dice.sample(nodes, len(nodes)), strategy) == place(demand, nodes, strategy)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(DEMANDS, clusters(), st.sampled_from(Strategy))
 def test_what_is_said_never_to_fit_does_not_fit_empty_machines_and_the_rest_does(
     demand: Demand, nodes: list[Node], strategy: Strategy

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from queue_room import HOUR, NOW, Cluster, Waiting, gang, machines
 
 from orchestrator.service.messages import Bundle, Demand, Priority, Quota
 from orchestrator.service.policy import Decision, PolicySettings, Why, decide, held_nodes
 from orchestrator.service.user_quotas import beyond_quota
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from queue_room import HOUR, NOW, Cluster, Waiting, gang, machines
 
 LOW, NORMAL, HIGH = Priority.LOW, Priority.NORMAL, Priority.HIGH
 ONE = PolicySettings(reserve_after_s=1800.0, reservations=1)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from queue_room import NOW, Cluster, Waiting
 
 from orchestrator.service.messages import Bundle, Demand, Priority, Quota
 from orchestrator.service.placement import Node, hold, never_fits, place
 from orchestrator.service.policy import Decision, PolicySettings, Why, decide, held_nodes
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from queue_room import NOW, Cluster, Waiting
 
 USERS = ("ann", "bob", "cy")
 QUOTAS = {"ann": Quota(gpus=6), "bob": Quota(running=2, cpus=9)}
@@ -70,7 +65,7 @@ def free_after(cluster: Cluster) -> list[tuple[float, float, float]]:
     return [(gpus, cpus, memory) for gpus, cpus, memory in out.values()]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(clusters())
 def test_no_machine_is_overcommitted_no_gang_split_and_everybody_is_answered(cluster: Cluster) -> None:
     asked = {e.id: e for e in cluster.waiting}
@@ -84,7 +79,7 @@ def test_no_machine_is_overcommitted_no_gang_split_and_everybody_is_answered(clu
             assert asked[d.id].not_before <= NOW
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(clusters())
 def test_no_user_gets_beyond_the_quota(cluster: Cluster) -> None:
     before = {user: used(cluster, user) for user in USERS}
@@ -101,7 +96,7 @@ def used(cluster: Cluster, user: str) -> tuple[float, float, int]:
     return sum(d.gpus for d in own), sum(d.cpus for d in own), len(own)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(clusters(), st.randoms(use_true_random=False))
 def test_decisions_do_not_depend_on_the_order_of_what_is_given(cluster: Cluster, dice: random.Random) -> None:
     running, free = [e for e, _ in cluster.running.values()], cluster.free()
