@@ -56,7 +56,9 @@ class ApiThread:
 
     def start(self) -> None:
         app = create_app(self.settings, self.store, self.tokens, home=self.home)
-        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="warning", access_log=False))
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, port=self.port, log_level="critical", timeout_graceful_shutdown=2)
+        )
         self.thread = threading.Thread(target=self.server.run, name="api", daemon=True)
         self.thread.start()
         deadline = time.monotonic() + 30
@@ -71,7 +73,8 @@ class ApiThread:
         assert not self.thread.is_alive()
 
     def close(self) -> None:
-        self.stop()
+        self.server.should_exit = True
+        self.thread.join(20)
         self.tokens.close()
         self.store.close()
 
