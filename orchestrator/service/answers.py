@@ -115,7 +115,7 @@ class AuditLine:
 
 def answer(status: int, headers: Mapping[str, str], body: bytes, returns: type[T], pick: str = "") -> T:
     """The body, or the part of it named `pick`, as `returns`. Raises ServiceError, of the type that fits the status."""
-    if status >= 400:
+    if not 200 <= status < 300:
         raise failure(status, headers, body)
     if returns is str:
         return body.decode("utf-8", "replace")  # type: ignore[return-value]
@@ -135,7 +135,7 @@ def answer(status: int, headers: Mapping[str, str], body: bytes, returns: type[T
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> ServiceError:
-    """The exception for an answer of 400 or more."""
+    """The exception for an answer that is none of success."""
     said = _said(body)
     kind = BY_STATUS.get(status, ServiceFailed if status >= 500 else RequestRefused)
     message = (

@@ -30,12 +30,12 @@ from orchestrator.service import calls, transport
 from orchestrator.service.answers import AuditLine, Comparison, NewToken, PolicyUpdate, StoredConfig, Token
 from orchestrator.service.calls import Call
 from orchestrator.service.client_errors import NotFound, ServiceError, StillRunning
-from orchestrator.service.code_bundle import bundle_code
+from orchestrator.service.code_bundle import bundle_code, is_sha256
 from orchestrator.service.discovery import find_service
 from orchestrator.service.messages import Event, Experiment, Priority, SampledTrajectory, State, User
 from orchestrator.service.overrides import Overrides
 from orchestrator.service.states import ENDED
-from orchestrator.service.text_lines import LineReader
+from orchestrator.service.text_lines import LineReader, lines_of
 from orchestrator.service.transport import Trail
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class AsyncClient:
     ) -> AsyncRun:
         """Queue an experiment. overrides: mapping of keys to values, or texts `key=value`; code: folder that travels with it, or the
         SHA-256 of one that has; key: makes repeated submits one, as long as they are equal (default: a new one)."""
-        sha256 = await self.upload(code) if isinstance(code, Path) else code
+        sha256 = await self._code(code)
         call = calls.submit(
             experiment, overrides, priority=priority, name=name, tags=tags or {}, code=sha256, parent=parent, key=key
         )
@@ -104,7 +104,7 @@ class AsyncClient:
         key: str = "",
     ) -> AsyncSweep:
         """Queue one experiment a combination of `grid`'s values, or one a set of overrides in `points`. code, key: as of `submit`."""
-        sha256 = await self.upload(code) if isinstance(code, Path) else code
+        sha256 = await self._code(code)
         call = calls.sweep(
             experiment,
             overrides,
@@ -133,7 +133,7 @@ class AsyncClient:
         wanted = tuple(states)
         found: list[AsyncRun] = []
         while len(found) < limit:
-            page = min(calls.PAGE, limit - len(found))
+            page = min(calls.LARGEST_PAGE, limit - len(found))
             call = calls.experiments(states=wanted, user=user, tag=tag, parent=parent, limit=page, before=before)
             got = [AsyncRun(self, experiment) for experiment in await self.ask(call)]
             found += got
@@ -231,7 +231,7 @@ class AsyncClient:
         arguments["timeout"] = transport.patience(idle_s)
         try:
             async with self._http.stream(**arguments) as response:
-                if response.status_code >= 400:
+                if not response.is_success:
                     raise transport.refused(response.status_code, response.headers, await response.aread())
                 yield b""
                 async for chunk in response.aiter_bytes():
@@ -240,6 +240,11 @@ class AsyncClient:
             return
         except httpx.TransportError as error:
             raise transport.unreachable(error, self.address) from error
+
+    async def _code(self, code: Path | str) -> str:
+        if isinstance(code, str) and (not code or is_sha256(code)):
+            return code
+        return await self.upload(Path(code))
 
     async def _listen(self, call: Call[str], trail: Trail, idle_s: float) -> AsyncGenerator[Event | None, None]:
         """Events over one connection; None for every other sign of life, the first once connected."""
@@ -305,7 +310,7 @@ class AsyncRun:
     async def logs(self, component: str = "", *, tail: int | None = None, follow: bool = False) -> AsyncIterator[str]:
         """The last lines of a component's log (default: 200 of the driver). follow: go on until the experiment has ended."""
         if not follow:
-            for line in (await self._client.ask(calls.logs(self.id, component, tail))).splitlines():
+            for line in lines_of(await self._client.ask(calls.logs(self.id, component, tail))):
                 yield line
             return
         lines, trail = LineReader(), Trail()
@@ -353,8 +358,10 @@ class AsyncRun:
         """Until it has ended or is paused. Raises StillRunning after `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         trail = Trail()
-        while not transport.rests((await self.refresh()).state):
+        while True:
             try:
+                if transport.rests((await self.refresh()).state):
+                    return self
                 limit_s = transport.remaining(deadline, self.experiment)
                 asked = False
                 async with aclosing(self._client._listen(calls.events(self.id), trail, limit_s)) as arriving:
@@ -368,8 +375,8 @@ class AsyncRun:
             except StillRunning:
                 raise
             except ServiceError as error:
+                transport.remaining(deadline, self.experiment)
                 await asyncio.sleep(trail.pause(error))
-        return self
 
     async def _now(self, call: Call[Experiment]) -> Self:
         self.experiment = await self._client.ask(call)

@@ -32,7 +32,8 @@ from orchestrator.service.overrides import Overrides, as_overrides, as_text
 
 T = TypeVar("T")
 Reader = Callable[[int, Mapping[str, str], bytes], T]
-PAGE = 100  # experiments asked for at once
+PAGE = 100  # experiments where nobody says how many
+LARGEST_PAGE = 1000  # that the service gives at once
 
 
 @dataclass(frozen=True, slots=True)

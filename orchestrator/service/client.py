@@ -27,12 +27,12 @@ from orchestrator.service import calls, transport
 from orchestrator.service.answers import AuditLine, Comparison, NewToken, PolicyUpdate, StoredConfig, Token
 from orchestrator.service.calls import Call
 from orchestrator.service.client_errors import NotFound, ServiceError, StillRunning
-from orchestrator.service.code_bundle import bundle_code
+from orchestrator.service.code_bundle import bundle_code, is_sha256
 from orchestrator.service.discovery import find_service
 from orchestrator.service.messages import Event, Experiment, Priority, SampledTrajectory, State, User
 from orchestrator.service.overrides import Overrides
 from orchestrator.service.states import ENDED
-from orchestrator.service.text_lines import LineReader
+from orchestrator.service.text_lines import LineReader, lines_of
 from orchestrator.service.transport import Trail
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Client:
     ) -> Run:
         """Queue an experiment. overrides: mapping of keys to values, or texts `key=value`; code: folder that travels with it, or the
         SHA-256 of one that has; key: makes repeated submits one, as long as they are equal (default: a new one)."""
-        sha256 = self.upload(code) if isinstance(code, Path) else code
+        sha256 = self._code(code)
         call = calls.submit(
             experiment, overrides, priority=priority, name=name, tags=tags or {}, code=sha256, parent=parent, key=key
         )
@@ -101,7 +101,7 @@ class Client:
         key: str = "",
     ) -> Sweep:
         """Queue one experiment a combination of `grid`'s values, or one a set of overrides in `points`. code, key: as of `submit`."""
-        sha256 = self.upload(code) if isinstance(code, Path) else code
+        sha256 = self._code(code)
         call = calls.sweep(
             experiment,
             overrides,
@@ -130,7 +130,7 @@ class Client:
         wanted = tuple(states)
         found: list[Run] = []
         while len(found) < limit:
-            page = min(calls.PAGE, limit - len(found))
+            page = min(calls.LARGEST_PAGE, limit - len(found))
             call = calls.experiments(states=wanted, user=user, tag=tag, parent=parent, limit=page, before=before)
             got = [Run(self, experiment) for experiment in self.ask(call)]
             found += got
@@ -223,7 +223,7 @@ class Client:
         arguments["timeout"] = transport.patience(idle_s)
         try:
             with self._http.stream(**arguments) as response:
-                if response.status_code >= 400:
+                if not response.is_success:
                     raise transport.refused(response.status_code, response.headers, response.read())
                 yield b""
                 yield from response.iter_bytes()
@@ -231,6 +231,11 @@ class Client:
             return
         except httpx.TransportError as error:
             raise transport.unreachable(error, self.address) from error
+
+    def _code(self, code: Path | str) -> str:
+        if isinstance(code, str) and (not code or is_sha256(code)):
+            return code
+        return self.upload(Path(code))
 
     def _listen(self, call: Call[str], trail: Trail, idle_s: float) -> Iterator[Event | None]:
         """Events over one connection; None for every other sign of life, the first once connected."""
@@ -294,7 +299,7 @@ class Run:
     def logs(self, component: str = "", *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
         """The last lines of a component's log (default: 200 of the driver). follow: go on until the experiment has ended."""
         if not follow:
-            yield from self._client.ask(calls.logs(self.id, component, tail)).splitlines()
+            yield from lines_of(self._client.ask(calls.logs(self.id, component, tail)))
             return
         lines, trail = LineReader(), Trail()
         while True:
@@ -337,8 +342,10 @@ class Run:
         """Until it has ended or is paused. Raises StillRunning after `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         trail = Trail()
-        while not transport.rests(self.refresh().state):
+        while True:
             try:
+                if transport.rests(self.refresh().state):
+                    return self
                 limit_s = transport.remaining(deadline, self.experiment)
                 asked = False
                 for event in self._client._listen(calls.events(self.id), trail, limit_s):
@@ -351,8 +358,8 @@ class Run:
             except StillRunning:
                 raise
             except ServiceError as error:
+                transport.remaining(deadline, self.experiment)
                 time.sleep(trail.pause(error))
-        return self
 
     def _now(self, call: Call[Experiment]) -> Self:
         self.experiment = self._client.ask(call)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -62,6 +63,11 @@ def bundle_code(folder: Path, *, max_mb: float = MAX_MB) -> CodeBundle:
     if len(content) > max_mb * 2**20:
         raise _too_large(folder, sizes, max_mb)
     return CodeBundle(hashlib.sha256(content).hexdigest(), len(sizes), content)
+
+
+def is_sha256(text: str) -> bool:
+    """Whether it names code that was uploaded, rather than a folder."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
 def _files(folder: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, str]]:

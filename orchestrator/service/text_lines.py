@@ -61,3 +61,9 @@ class LineReader:
             return None
         self._held = None
         return held
+
+
+def lines_of(text: str) -> list[str]:
+    """A whole log; only a newline ends a line."""
+    reader = LineReader()
+    return [*reader.feed(text.encode()), *reader.end()]

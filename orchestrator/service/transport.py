@@ -52,8 +52,9 @@ PATIENCE_S = 300.0  # a stream is given up after so long without a server
 def connection(address: Address) -> dict[str, Any]:
     """Arguments of an `httpx.Client`, or its asynchronous twin."""
     headers = {"Authorization": f"Bearer {address.token}"} if address.token else {}
-    own = (urlsplit(address.url).hostname or "") in LOOPBACK
-    return {"base_url": address.url, "headers": headers, "timeout": LIMITS, "trust_env": not own}
+    host = urlsplit(address.url).hostname or ""
+    direct = {f"all://{host}": None} if host in LOOPBACK else {}
+    return {"base_url": address.url, "headers": headers, "timeout": LIMITS, "mounts": direct}
 
 
 def request(call: Call[Any]) -> dict[str, Any]:

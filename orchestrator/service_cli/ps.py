@@ -82,16 +82,26 @@ def table(experiments: list[Experiment]) -> Table:
 
 
 def _watch(rows: Callable[[], list[Experiment]], as_json: bool) -> None:
-    """Asks again every two seconds; in JSON a line a change."""
+    """Asks again every two seconds; in JSON a line a change. While the service is away the last table stands, and says so."""
+    from orchestrator.service.client_errors import NotReady, ServiceUnreachable
+
     before: list[Experiment] | None = None
     with (
         desk.until_interrupted(),
         Live(console=desk.console, auto_refresh=False) if not as_json else nullcontext() as live,
     ):
         while True:
-            found = rows()
+            away = ""
+            try:
+                found = rows()
+            except (NotReady, ServiceUnreachable) as error:
+                if before is None:
+                    raise
+                found, away = before, f"{time.strftime('%H:%M:%S')} {error.message}"
             if live is not None:
-                live.update(table(found), refresh=True)
+                view = table(found)
+                view.caption = escape(away)
+                live.update(view, refresh=True)
             elif found != before:
                 desk.print_line({"experiments": found})
             before = found
