@@ -40,7 +40,7 @@ browser:
 	@scripts/setup_browser.sh
 
 test: venv browser
-	$(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: venv
 	$(bin)/ruff check $(code)

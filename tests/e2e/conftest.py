@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,23 @@ VARIES = ("seconds/", "tokens_per_second", "generated_tokens_per_second")
 
 @dataclass(frozen=True)
 class MicroRuns:
-    """Starts `mgrd run experiment=…` on the small data sets."""
+    """Starts `mgrd run experiment=…` on the small data sets. mlflow: of the server that all runs share; "": each brings its own."""
 
     data: Path
     root: Path
     experiment: str = "micro"
+    mlflow: str = ""
 
     def argv(self, run_dir: Path, *overrides: str) -> list[str]:
         return [
             *(sys.executable, "-m", "orchestrator.cli", "run", f"experiment={self.experiment}", f"run.dir={run_dir}"),
             *(f"data.train={self.data / 'train.jsonl'}", f"data.held_out={self.data / 'held_out.jsonl'}"),
-            *(f"data.feature_dir={self.root / 'features'}", f"cluster.mlflow_root={self.root / 'mlflow'}"),
+            *(f"data.feature_dir={self.root / 'features'}", self._tracking()),
             *overrides,
         ]
+
+    def _tracking(self) -> str:
+        return f"cluster.mlflow_uri={self.mlflow}" if self.mlflow else f"cluster.mlflow_root={self.root / 'own_mlflow'}"
 
     def start(self, run_dir: Path, *overrides: str, chaos: str = "") -> subprocess.Popen[str]:
         environment = os.environ | {MARK: str(run_dir)} | ({"MGRD_CHAOS_POINT": chaos} if chaos else {})
@@ -55,15 +58,6 @@ class MicroRuns:
 
     def run(self, run_dir: Path, *overrides: str, chaos: str = "") -> tuple[int, str]:
         return self.finish(self.start(run_dir, *overrides, chaos=chaos))
-
-    def interrupt_after_updates(self, run_dir: Path, count: int) -> tuple[int, str]:
-        """Ctrl-C once `count` policy updates are recorded."""
-        process = self.start(run_dir)
-        deadline = time.monotonic() + RUN_LIMIT_S
-        while time.monotonic() < deadline and process.poll() is None and len(updates(run_dir)) < count:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        return self.finish(process)
 
 
 @dataclass(frozen=True)
@@ -145,12 +139,22 @@ def eventually(check: Callable[[], bool], limit_s: float) -> bool:
 
 
 @pytest.fixture(scope="session")
-def micro_runs(tmp_path_factory: pytest.TempPathFactory) -> MicroRuns:
+def micro_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MicroRuns]:
     from orchestrator.datasets.acoustic_qa.build import build_acoustic_qa
+    from orchestrator.embedded import EmbeddedServices
 
     root = tmp_path_factory.mktemp("e2e")
-    build_acoustic_qa(root / "data", seed=3, train=60, held_out=20)
-    return MicroRuns(root / "data", root)
+    with EmbeddedServices(root / "services", root / "mlflow") as services:
+        uri = services.mlflow()
+        build_acoustic_qa(root / "data", seed=3, train=60, held_out=20)
+        services.wait_for_mlflow(uri)
+        yield MicroRuns(root / "data", root, mlflow=uri)
+
+
+@pytest.fixture(scope="session")
+def standalone_runs(micro_runs: MicroRuns) -> MicroRuns:
+    """Runs that bring everything themselves, MLflow too."""
+    return replace(micro_runs, mlflow="")
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +166,7 @@ def recipe_runs(micro_runs: MicroRuns) -> MicroRuns:
     text, talks = micro_runs.root / "text", micro_runs.root / "conversations"
     build_text_reasoning(text, seed=3, train=60, held_out=20)
     build_conversations(talks, seed=3, count=40)
-    return RecipeRuns(micro_runs.data, micro_runs.root, "mgrd_micro")
+    return RecipeRuns(micro_runs.data, micro_runs.root, "mgrd_micro", micro_runs.mlflow)
 
 
 @pytest.fixture(scope="session")

@@ -1,29 +1,81 @@
-"""Ctrl-C and kill -9 at named points: the resumed run ends with the numbers of one that nothing disturbed."""
+"""Ctrl-C and kill -9: the resumed run ends with the numbers of one that nothing disturbed, and no process is left.
+
+The tests' own eye is tested beside: it sees every process of a run that lives, so that seeing none means that none is left.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-from conftest import MicroRuns, eventually, processes_of, report, updates
+from conftest import RUN_LIMIT_S, MicroRuns, eventually, processes_of, report, updates
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 CLEAN_UP_LIMIT_S = 20.0
+PARTS = (
+    "VLLM::EngineCor",
+    "ray::RolloutWor",
+    "ray::TrainerWor",
+    "ray::RewardWork",
+    "raylet",
+    "-server 127.0.0.1",
+    "mlflow",
+    "sandbox_child",
+)
 
 
-def test_an_interrupted_and_twice_killed_run_ends_like_an_undisturbed_one(micro_runs: MicroRuns, whole_run):
-    directory = micro_runs.root / "disturbed"
+@dataclass(frozen=True)
+class Interrupted:
+    """A run that Ctrl-C ended after its first policy update; seen: its processes just before, elsewhere: those of no run."""
 
-    code, output = micro_runs.interrupt_after_updates(directory, 1)
-    assert code == 130, output
-    assert "run.resume=true" in output
-    assert processes_of(directory) == []
+    directory: Path
+    code: int
+    output: str
+    seen: list[str]
+    elsewhere: list[str]
 
-    code, output = micro_runs.run(directory, "run.resume=true", chaos="update:3:after_rollout")
+
+@pytest.fixture(scope="module")
+def interrupted(standalone_runs: MicroRuns) -> Interrupted:
+    directory = standalone_runs.root / "disturbed"
+    process = standalone_runs.start(directory)
+    try:
+        deadline = time.monotonic() + RUN_LIMIT_S
+        while not updates(directory) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGSTOP)  # no further update while its processes are looked at
+        seen, elsewhere = processes_of(directory), processes_of(directory.with_name("elsewhere"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        code, output = standalone_runs.finish(process)
+    return Interrupted(directory, code, output, seen, elsewhere)
+
+
+def test_engines_trainer_and_reward_workers_are_seen_while_they_live_and_none_after(interrupted: Interrupted) -> None:
+    assert interrupted.code == 130, interrupted.output
+    missing = [part for part in PARTS if not any(part in line for line in interrupted.seen)]
+    assert not missing, (missing, interrupted.seen)
+    assert interrupted.elsewhere == []
+    assert eventually(lambda: processes_of(interrupted.directory) == [], CLEAN_UP_LIMIT_S)
+
+
+def test_an_interrupted_and_killed_run_ends_like_an_undisturbed_one(
+    interrupted: Interrupted, standalone_runs: MicroRuns, whole_run: Path
+) -> None:
+    directory = interrupted.directory
+    assert "run.resume=true" in interrupted.output
+    assert 0 < len(updates(directory)) < 4
+
+    code, output = standalone_runs.run(directory, "run.resume=true", chaos="checkpoint:update_000004:written")
     assert code == -9, output
     assert eventually(lambda: processes_of(directory) == [], CLEAN_UP_LIMIT_S)
-
-    code, output = micro_runs.run(directory, "run.resume=true", chaos="checkpoint:update_000004:written")
-    assert code == -9, output
     assert not (directory / "report.json").exists()
 
-    code, output = micro_runs.run(directory, "run.resume=true")
+    code, output = standalone_runs.run(directory, "run.resume=true")
     assert code == 0, output
     assert updates(directory) == updates(whole_run)
     assert report(directory)["eval"] == report(whole_run)["eval"]

@@ -68,7 +68,10 @@ def register(folder: Path, count: str) -> None:
 
 def test_a_failing_reward_pauses_the_run_and_a_mended_one_goes_on(micro_runs: MicroRuns, tmp_path: Path) -> None:
     run_dir = micro_runs.root / "touchy"
-    terms = ("reward.terms.touchy.weight=0.1", "reward.terms.touchy.version=touchy@stable")
+    terms = (
+        *("reward.terms.touchy.weight=0.1", "reward.terms.touchy.version=touchy@stable"),
+        *("pipeline.sft.steps=2", "pipeline.reinforce.updates=1"),
+    )
     register(tmp_path, "None")
     with open_store() as store:
         first = store.find("stable", name="touchy")
@@ -102,4 +105,4 @@ def test_a_failing_reward_pauses_the_run_and_a_mended_one_goes_on(micro_runs: Mi
 
     code, output = mgrd("rewards", "diff", "think_present", "touchy@stable", "--run", str(run_dir), "--json")
     assert code == 0, output
-    assert sorted(p.name for p in (run_dir / "trajectories").iterdir())[-1] == "update_000004.jsonl.gz"
+    assert sorted(p.name for p in (run_dir / "trajectories").iterdir())[-1] == "update_000001.jsonl.gz"
