@@ -1,8 +1,8 @@
 """The command line of the service's own Ray: one head on this machine, with fixed ports, a dashboard that takes jobs, and a secret.
 
-Neighbours: `members` says where it listens, the supervisor keeps it; `launcher` and `capacity` talk to its dashboard. Invariants: it
-listens on the loopback address only; nobody without the token submits anything; its files lie in a folder of its own, so that jobs find
-this head and no other one of the machine; everything it starts ends with it.
+Neighbours: `members` says where it listens, the supervisor keeps it; `launcher` and `capacity` talk to its dashboard. Invariants: the
+dashboard listens on the loopback address only, and nothing of it answers without the token; its files lie in a folder of its own, so
+that jobs find this head and no other one of the machine; everything it starts ends with it.
 """
 
 from __future__ import annotations
