@@ -95,7 +95,7 @@ class EventFeed:
     async def watch(self, after: str, experiment: str = "") -> AsyncIterator[Told | Dropped]:
         """Every event after `after` (an event's id, or "$": from now on), without end; after `Dropped` there is no more.
 
-        Raises RedisError when what has happened already can't be read, ValueError for an id that is none.
+        Raises ValueError for an id that is none, RedisError for "$" while Redis is away.
         """
         if after != NOW and not EVENT_ID.fullmatch(after):
             raise ValueError(f"{after!r} is not the id of an event")
@@ -103,12 +103,9 @@ class EventFeed:
         self._watchers.setdefault(experiment, set()).add(watcher)
         try:
             last = await self.latest(experiment) if after == NOW else after
-            while rows := await self._client.xrange(self._stream(experiment), f"({last}", count=PAGE):
-                for id, held in rows:
-                    yield _told(id, held)
-                    last = id
-                if len(rows) < PAGE:
-                    break
+            async for told in self._past(last, experiment):
+                last = told.event.id
+                yield told
             while True:
                 while watcher.queue:
                     told = watcher.queue.popleft()
@@ -122,6 +119,20 @@ class EventFeed:
                 await watcher.ready.wait()
         finally:
             self._leave(watcher)
+
+    async def _past(self, last: str, experiment: str) -> AsyncIterator[Told]:
+        """What is kept after the event `last`; waits while Redis is away."""
+        while True:
+            try:
+                rows = await self._client.xrange(self._stream(experiment), f"({last}", count=PAGE)
+            except (RedisError, OSError):
+                await asyncio.sleep(PAUSE_S)
+                continue
+            for id, held in rows:
+                yield _told(id, held)
+                last = id
+            if len(rows) < PAGE:
+                return
 
     def _leave(self, watcher: Watcher) -> None:
         here = self._watchers.get(watcher.experiment, set())

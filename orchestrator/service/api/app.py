@@ -40,6 +40,7 @@ from orchestrator.service.capacity import Cluster
 from orchestrator.service.event_feed import EventFeed
 from orchestrator.service.home import Home
 from orchestrator.service.limits import BodyLimit, Rates
+from orchestrator.service.queue_view import QueueView
 from orchestrator.service.settings import ServiceSettings
 from orchestrator.service.store import Store
 from orchestrator.service.store_schedulers import Schedulers
@@ -95,6 +96,7 @@ def create_app(
         home=home,
         store=store,
         schedulers=schedulers,
+        queue=QueueView(store.link),
         capacity=Capacity(look),
         feed=feed,
         access=access,

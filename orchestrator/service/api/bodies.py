@@ -16,6 +16,7 @@ from orchestrator.service.api.context import ID_PATTERN, SHA256_PATTERN
 from orchestrator.service.messages import Demand, Experiment, Priority, SampledTrajectory
 from orchestrator.service.override_rules import MAX_CHARS
 from orchestrator.service.placement import Node
+from orchestrator.service.queue_view import Waiting
 from orchestrator.service.tokens import AuditLine, Token
 
 MAX_CHILDREN = 256  # of one sweep
@@ -146,6 +147,13 @@ class ClusterView:
     demand: Amounts
     active: list[str]
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The front of the queue, in its order, as the last decision saw it; empty while no scheduler decides."""
+
+    waiting: list[Waiting]
 
 
 @dataclass(frozen=True, slots=True)

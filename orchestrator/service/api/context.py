@@ -24,6 +24,7 @@ from orchestrator.service.api.metrics import Metrics
 from orchestrator.service.capacity import Cluster
 from orchestrator.service.event_feed import EventFeed
 from orchestrator.service.home import Home
+from orchestrator.service.queue_view import QueueView
 from orchestrator.service.settings import ServiceSettings
 from orchestrator.service.store import Store
 from orchestrator.service.store_schedulers import Schedulers
@@ -69,6 +70,7 @@ class Context:
     home: Home
     store: Store
     schedulers: Schedulers
+    queue: QueueView
     capacity: Capacity
     feed: EventFeed
     access: Access

@@ -6,6 +6,7 @@ Invariants: an answer is the experiment as it is now; nothing is launched here; 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request
@@ -67,7 +68,11 @@ def experiments(
 
 @router.get("/experiments/{id}", response_model=Experiment, responses=errors(404))
 def experiment(id: Id, here: Here, _: Reader) -> Response:
-    return answer(here.store.get(id))
+    """As it is now; of one that waits, `reason` says what for."""
+    found = here.store.get(id)
+    if found.state is State.QUEUED and not found.reason:
+        found = replace(found, reason=next((one.reason for one in here.queue.all() if one.id == id), ""))
+    return answer(found)
 
 
 @router.get("/experiments/{id}/config", response_model=StoredConfig, responses=errors(404))

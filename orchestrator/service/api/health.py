@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from orchestrator.errors import MgrdError
 from orchestrator.service.access import Reader
-from orchestrator.service.api.bodies import Amounts, ClusterView, Health, Ready, amounts
+from orchestrator.service.api.bodies import Amounts, ClusterView, Health, Queue, Ready, amounts
 from orchestrator.service.api.context import Context, Here, answer
 from orchestrator.service.api.problems import errors
 
@@ -73,6 +73,12 @@ def cluster(here: Here, _: Reader) -> Response:
             problem=here.capacity.problem,
         )
     )
+
+
+@router.get("/queue", response_model=Queue, responses=errors())
+def queue(here: Here, _: Reader) -> Response:
+    """Who waits for what: the first thousand, with the reason of each."""
+    return answer(Queue(here.queue.all()))
 
 
 def _redis(here: Context) -> str:
