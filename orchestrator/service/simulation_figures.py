@@ -85,14 +85,6 @@ def busy(runs: Sequence[Run], start_s: float, end_s: float) -> float:
     )
 
 
-def in_use(runs: Sequence[Run], times_s: Sequence[float]) -> list[float]:
-    """GPUs in use at each of these times."""
-    gpus = np.array([run.experiment.demand.gpus for run in runs])
-    starts = np.array([run.started_at for run in runs])
-    ends = np.array([run.ended_at for run in runs])
-    return [float(gpus[(starts <= at) & (at < ends)].sum()) for at in times_s]
-
-
 def _size(run: Run) -> str:
     return f"{run.experiment.demand.gpus:g}"
 

@@ -1,7 +1,7 @@
 """Ten thousand experiments on a thousand GPUs in simulated time: the service's policy beside simpler ones.
 
     python tests/benchmarks/scheduler_simulation.py [--experiments 10000] [--machines 125] [--offered 0.95] [--seed 0]
-        [--round-s 300] [--only policy,fifo] [--out docs/results/scheduler]
+        [--round-s 300] [--only policy,fifo] [--redraw] [--out docs/results/scheduler]
 
 Rules: `policy`, as the scheduler runs it with default settings; `fifo`, gangs in the order in which they came, nobody passes one that
 waits; `priority`, the highest priority first and then the oldest, whatever fits, without ageing, fair share or reservations;
@@ -32,7 +32,7 @@ from orchestrator.service.placement import Node
 from orchestrator.service.policy import PolicySettings, decide
 from orchestrator.service.simulated_load import Load, SimulatedExperiment, experiments, machines
 from orchestrator.service.simulation import PolicyRule, Rule, Simulated, first_come, simulate
-from orchestrator.service.simulation_figures import HOUR_S, Figures, figures, in_use
+from orchestrator.service.simulation_figures import HOUR_S, figures
 
 console = Console(width=140)
 NEVER_AGE = PolicySettings(age_step_s=math.inf, reservations=0, fair_share=False)
@@ -47,35 +47,40 @@ REPEATS = 7
 
 def main() -> None:
     options = _options()
+    file = options.out / "results.json"
+    if not options.redraw:
+        options.out.mkdir(parents=True, exist_ok=True)
+        _measure(options, file)
+    results = json.loads(file.read_text())
+    (options.out / "table.md").write_text(_markdown(results["rules"]))
+    _plot(results["rules"], options.out / "waits.png")
+    for table in _tables(results["rules"]):
+        console.print(table)
+    print(json.dumps(_last_line(results)))
+
+
+def _measure(options: argparse.Namespace, file: Path) -> None:
+    """Writes the file after every rule: a run that is cut short leaves what it has."""
     load = Load(experiments=options.experiments, machines=options.machines, offered=options.offered, seed=options.seed)
     drawn, nodes = experiments(load), machines(load)
+    gpus = sum(node.gpus for node in nodes)
     rules: dict[str, Rule] = {
         "policy": PolicyRule(PolicySettings()),
         "fifo": first_come,
         "priority": PolicyRule(NEVER_AGE),
         "unreserved": PolicyRule(PolicySettings(reservations=0)),
     }
-    rules = {name: rule for name, rule in rules.items() if not options.only or name in options.only.split(",")}
-    options.out.mkdir(parents=True, exist_ok=True)
-    gpus = sum(node.gpus for node in nodes)
     results: dict[str, Any] = {
         "load": {**asdict(load), "span_h": drawn[-1].queued_at / HOUR_S, "round_s": options.round_s},
         "settings": asdict(PolicySettings()),
         **_decision_times(),
         "rules": {},
     }
-    done: dict[str, tuple[Simulated, Figures]] = {}
-    for name, rule in rules.items():
-        clocked = Clocked(rule)
+    for name in [name for name in rules if not options.only or name in options.only.split(",")]:
+        clocked = Clocked(rules[name])
         simulated = _simulate(TITLES[name], drawn, nodes, clocked, options.round_s)
-        done[name] = simulated, figures(simulated, gpus)
-        results["rules"][name] = {**asdict(done[name][1]), **clocked.times()}
-        (options.out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-    (options.out / "table.md").write_text(_markdown(done))
-    _plot(done, gpus, options.out / "waits.png")
-    for table in _tables(done):
-        console.print(table)
-    print(json.dumps(_last_line(results)))
+        results["rules"][name] = {**asdict(figures(simulated, gpus)), **clocked.times()}
+        file.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 class Clocked:
@@ -141,66 +146,66 @@ def _decision_times() -> dict[str, float]:
     }
 
 
-def _tables(done: dict[str, tuple[Simulated, Figures]]) -> list[Table]:
-    whole = Table("rule", "GPUs in use", "all done after", "wait p50 / p95 / max", "Jain", "light / heavy users wait")
-    for name, (_, f) in done.items():
+def _tables(rules: dict[str, Any]) -> list[Table]:
+    whole = Table("rule", "GPUs in use", "all done after", "wait p50/p95/max", "Jain", "light / heavy users wait")
+    for name, f in rules.items():
         whole.add_row(
             TITLES[name],
-            f"{f.utilisation:.1%}",
-            f"{f.makespan_h:.0f} h",
-            f"{f.waits.p50_h:.1f} / {f.waits.p95_h:.1f} / {f.waits.max_h:.1f} h",
-            f"{f.fairness:.2f}",
-            f"{f.light_wait_h:.1f} / {f.heavy_wait_h:.1f} h",
+            f"{f['utilisation']:.1%}",
+            f"{f['makespan_h']:.0f} h",
+            f"{_hours(f['waits'])} h",
+            f"{f['fairness']:.2f}",
+            f"{f['light_wait_h']:.1f} / {f['heavy_wait_h']:.1f} h",
         )
-    return [
-        whole,
-        *(_waits_table(done, title, field) for title, field in (("priority", "by_priority"), ("GPUs", "by_size"))),
-    ]
+    return [whole, _waits_table(rules, "priority", "by_priority"), _waits_table(rules, "GPUs", "by_size")]
 
 
-def _waits_table(done: dict[str, tuple[Simulated, Figures]], title: str, field: str) -> Table:
-    keys = list(getattr(next(iter(done.values()))[1], field))
+def _waits_table(rules: dict[str, Any], title: str, field: str) -> Table:
+    keys = list(next(iter(rules.values()))[field])
     table = Table(f"hours waited by {title}: p50/p95/max", *keys)
-    for name, (_, f) in done.items():
-        cells = [getattr(f, field)[key] for key in keys]
-        table.add_row(TITLES[name], *(f"{w.p50_h:.1f}/{w.p95_h:.1f}/{w.max_h:.0f}" for w in cells))
+    for name, f in rules.items():
+        table.add_row(TITLES[name], *(_hours(f[field][key]) for key in keys))
     return table
 
 
-def _markdown(done: dict[str, tuple[Simulated, Figures]]) -> str:
+def _hours(waits: dict[str, float]) -> str:
+    return f"{waits['p50_h']:.1f}/{waits['p95_h']:.1f}/{waits['max_h']:.0f}"
+
+
+def _markdown(rules: dict[str, Any]) -> str:
     parts = []
-    for table in _tables(done):
-        cells = [list(column.cells) for column in table.columns]
-        heads = [str(column.header) for column in table.columns]
-        rows = [heads, ["---"] * len(heads), *(list(row) for row in zip(*cells, strict=True))]
-        parts.append("\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows))
+    for table in _tables(rules):
+        rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
+        lines = [[str(column.header) for column in table.columns], ["---"] * len(table.columns), *rows]
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _plot(done: dict[str, tuple[Simulated, Figures]], gpus: float, path: Path) -> None:
+def _plot(rules: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, ((use, priority), (size, users)) = plt.subplots(2, 2, figsize=(13, 8), layout="constrained")
-    for at, (name, (simulated, f)) in enumerate(done.items()):
-        hours = [k * f.makespan_h / 400 for k in range(401)]
-        share = [busy / gpus for busy in in_use(simulated.runs, [hour * HOUR_S for hour in hours])]
-        use.plot([hour / 24 for hour in hours], share, color=f"C{at}", label=TITLES[name], linewidth=1)
-        for axes, waits in ((priority, f.by_priority), (size, f.by_size)):
+    for at, (name, f) in enumerate(rules.items()):
+        use.barh(TITLES[name], f["utilisation"], color=f"C{at}")
+        use.text(0.01, TITLES[name], f"{f['utilisation']:.1%}", va="center", color="white")
+        for axes, waits in ((priority, f["by_priority"]), (size, f["by_size"])):
             places = [k + 0.2 * (at - 1.5) for k in range(len(waits))]
-            axes.bar(places, [w.p95_h for w in waits.values()], 0.18, color=f"C{at}", label=TITLES[name])
-            axes.plot(places, [w.max_h for w in waits.values()], "_", color=f"C{at}")
+            axes.bar(places, [w["p95_h"] for w in waits.values()], 0.18, color=f"C{at}", label=TITLES[name])
+            axes.plot(places, [w["max_h"] for w in waits.values()], "_", color=f"C{at}", markersize=9)
             axes.set_xticks(range(len(waits)), list(waits))
+        waited = [max(user["wait_h"], 0.01) for user in f["users"]]
         users.plot(
-            [u.gpu_h for u in f.users], [max(u.wait_h, 0.01) for u in f.users], ".", color=f"C{at}", label=TITLES[name]
+            [user["gpu_h"] for user in f["users"]], waited, "o", markersize=4, color=f"C{at}", label=TITLES[name]
         )
-    use.set(xlabel="days since the first submission", ylabel="share of the GPUs in use", ylim=(0, 1.02))
-    priority.set(title="by priority", ylabel="hours waited: bar p95, dash longest", yscale="log")
-    size.set(title="by size", xlabel="GPUs", ylabel="hours waited: bar p95, dash longest", yscale="log")
-    users.set(xlabel="GPU hours of a user", ylabel="mean hours waited", xscale="log", yscale="log", title="by user")
-    use.legend(fontsize=8)
+    use.set(title="GPUs in use until the last submission", xlabel="share of all GPU time", xlim=(0, 1))
+    use.invert_yaxis()
+    priority.set(title="waiting by priority", ylabel="hours: bar p95, dash longest", yscale="log")
+    size.set(title="waiting by size", xlabel="GPUs", ylabel="hours: bar p95, dash longest", yscale="log")
+    users.set(title="waiting by user", xlabel="GPU hours", ylabel="mean hours waited", xscale="log", yscale="log")
+    priority.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -229,6 +234,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help="comma-separated names of rules")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs/results/scheduler")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing; table and plot from results.json")
     return parser.parse_args()
 
 

@@ -12,7 +12,7 @@ from orchestrator.service.placement import Node, never_fits
 from orchestrator.service.policy import PolicySettings
 from orchestrator.service.simulated_load import DAY_S, Load, SimulatedExperiment, experiments, gang, machines
 from orchestrator.service.simulation import Overcommitted, PolicyRule, Rule, Run, Simulated, first_come, simulate
-from orchestrator.service.simulation_figures import busy, figures, in_use
+from orchestrator.service.simulation_figures import busy, figures
 
 SMALL = Load(experiments=150, machines=6, users=5, offered=1.1, sizes={1: 0.4, 4: 0.2, 8: 0.3, 32: 0.1}, seed=3)
 PLAIN = PolicySettings(age_step_s=math.inf, reservations=0, fair_share=False)
@@ -55,8 +55,7 @@ def test_everything_runs_once_and_no_sooner_than_it_came(rule: Rule) -> None:
     assert sorted(starts(simulated)) == [e.id for e in drawn]
     assert not simulated.left
     assert all(run.started_at >= run.experiment.queued_at for run in simulated.runs)
-    times = [k * 3600.0 for k in range(400)]
-    assert max(in_use(simulated.runs, times)) <= 48
+    assert max(busy(simulated.runs, k * 3600.0, k * 3600.0 + 1) for k in range(400)) <= 48
 
 
 def test_the_same_simulation_gives_the_same_schedule() -> None:
@@ -109,4 +108,4 @@ def test_the_figures_are_those_of_a_schedule_that_one_can_count_by_hand() -> Non
     assert found.fairness == 0.5  # one of two does all the waiting
     assert (found.light_wait_h, found.heavy_wait_h) == (1, 0)
     assert busy(runs, hour, 3 * hour) == 16 * hour
-    assert in_use(runs, [0, 2 * hour, 3.5 * hour]) == [8, 8, 0]
+    assert busy(runs, 3.5 * hour, 3.6 * hour) == 0
