@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,10 +182,17 @@ def _evaluate(
             tracker.dataset(request.data.path, request.data.digest, "evaluation")
         state["mlflow_run_id"] = run_id
         started, before = time.monotonic(), state["seconds"]
-        write_atomic(state_file, json.dumps(state))
+
+        def spent() -> float:
+            """Seconds so far, all attempts together; on disk after every chunk, so that a kill loses those of one at most."""
+            state["seconds"] = before + time.monotonic() - started
+            write_atomic(state_file, json.dumps(state))
+            return state["seconds"]
+
+        spent()
         try:
             finished = _ask_and_report(
-                request, config, reward, passes, store=store, progress=progress, tracker=tracker, seconds_before=before
+                request, config, reward, passes, store=store, progress=progress, tracker=tracker, spent=spent
             )
         except (KeyboardInterrupt, RunPaused) as stop:
             tracker.finish("KILLED", f"{type(stop).__name__}: {stop}")
@@ -194,8 +201,7 @@ def _evaluate(
             tracker.finish("FAILED", f"{type(error).__name__}: {error}")
             raise
         finally:
-            state["seconds"] = before + time.monotonic() - started
-            write_atomic(state_file, json.dumps(state))
+            spent()
         tracker.finish("FINISHED")
         return finished
 
@@ -209,10 +215,9 @@ def _ask_and_report(
     store: ChunkStore,
     progress: ProgressView,
     tracker: Tracker,
-    seconds_before: float,
+    spent: Callable[[], float],
 ) -> Finished:
-    started = time.monotonic()
-    found = _asked(request, config, reward, passes, store=store, progress=progress, tracker=tracker)
+    found = _asked(request, config, reward, passes, store=store, progress=progress, tracker=tracker, on_kept=spent)
     ks = () if request.data.graded else tuple(k for k in request.ks if k <= request.samples)
     outcomes = {name: outcomes_of(those) for name, those in found.items()}
     without = {name: those for name, those in outcomes.items() if name.startswith(PREFIX)}
@@ -239,7 +244,7 @@ def _ask_and_report(
         },
         "scoring": {"terms": [{"name": t.name, "parameters": t.parameters} for t in request.data.scoring]},
         "rewards": reward.versions,
-        "seconds": seconds_before + time.monotonic() - started,
+        "seconds": spent(),
         "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id},
         **report.to_dict(),
     }
@@ -259,6 +264,7 @@ def _asked(
     store: ChunkStore,
     progress: ProgressView,
     tracker: Tracker,
+    on_kept: Callable[[], object],
 ) -> dict[str, list[StoredTrajectory]]:
     """Every trajectory by pass. Engines start only when something is missing on disk."""
     left = missing(passes, store, request.chunk)
@@ -268,7 +274,7 @@ def _asked(
     with Session(config, store.folder, progress, tracker, model_path=request.checkpoint.path, reward=reward) as session:
         session.check_prompts([question for one in passes[1:] for question in one.questions])
         with progress.bar(request.data.name, left) as advance:
-            return collect(session, passes, store, request.chunk, advance)
+            return collect(session, passes, store, request.chunk, advance, on_kept=on_kept)
 
 
 def _write(record: dict[str, Any], report: EvaluationReport, folder: Path) -> list[Path]:

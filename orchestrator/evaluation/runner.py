@@ -59,14 +59,18 @@ def collect(
     store: ChunkStore,
     chunk: int,
     advance: Callable[..., None] | None = None,
+    *,
+    on_kept: Callable[[], object] | None = None,
 ) -> dict[str, list[StoredTrajectory]]:
-    """Every trajectory of every pass, by pass, in the questions' order; asks only what `store` lacks."""
+    """Every trajectory of every pass, by pass, in the questions' order; asks only what `store` lacks. on_kept: after each chunk."""
     for one in passes:
         for number, start in _chunks(one, chunk):
             if not store.has(one.name, number):
                 asked = one.questions[start : start + chunk]
                 groups = answerer.answer(asked, one.spec, f"eval/{one.name}/{number}", advance)
                 store.write(one.name, number, [trajectory for group in groups for trajectory in group])
+                if on_kept is not None:
+                    on_kept()
                 chaos.point(f"eval:{one.name}:{number}")
     return stored(passes, store, chunk)
 

@@ -71,9 +71,10 @@ def passes() -> list:
 def test_what_was_finished_before_a_kill_is_not_asked_again(tmp_path: Path) -> None:
     store = ChunkStore(tmp_path / "e")
     killed, resumed, whole = Scripted(left=2), Scripted(), Scripted()
+    left: list[int] = []
     with store.claimed(plan(), resume=False), pytest.raises(KeyboardInterrupt):
-        collect(killed, passes(), store, 2)
-    assert missing(passes(), store, 2) == 6
+        collect(killed, passes(), store, 2, on_kept=lambda: left.append(missing(passes(), store, 2)))
+    assert left == [8, 6], "told after every chunk that is on disk"
     with store.claimed(plan(), resume=True):
         found = collect(resumed, passes(), store, 2)
     assert [names for _, names, _ in resumed.asked] == [["q4"], ["q0", "q1"], ["q2", "q3"], ["q4"]]
