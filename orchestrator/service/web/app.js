@@ -43,6 +43,7 @@ class App {
   async #introduce() {
     try {
       this.#me = await this.api.json("/v1/me");
+      if (this.#detail?.opened) this.#detail.show(this.model.get(this.#detail.id));
       setText(byId("who"), `${this.#me.name} (${this.#me.scopes.join(", ")})`);
     } catch (error) {
       if (error.name !== "ApiError") throw error;

@@ -9,8 +9,9 @@ const LIVELY = ["running", "starting", "queued", "paused"];
 const PAGE = 200;
 const OLDER = 1000; // the most that the service hands out at once
 const LARGEST = 10_000; // newest ones held; older ones are found by `mgrd ps`
-const REFETCH_MS = 300;
-const ONE_BY_ONE = 12; // more changed experiments than these are read as a page
+const REFETCH_MS = 400;
+const ONE_BY_ONE = 10; // read at once; of more changed experiments, the newest page comes first
+const UPDATE_MS = 500; // times the number of running ones: how often one of them is read for its policy updates
 const NOTIFY_MS = 200;
 
 export class Experiments {
@@ -19,6 +20,8 @@ export class Experiments {
   #refetch = 0;
   #notify = 0;
   #changed = new Set();
+  #asked = new Map(); // id → when it was last read, ms
+  #loading = null;
 
   /** onChange(ids): these are new or different. onProblem(error). */
   constructor(api, { onChange, onProblem }) {
@@ -34,7 +37,14 @@ export class Experiments {
   }
 
   /** Reads what moves and the newest page; the first time goes on to the older ones in the background. */
-  async load() {
+  load() {
+    this.#loading ??= this.#load().finally(() => {
+      this.#loading = null;
+    });
+    return this.#loading;
+  }
+
+  async #load() {
     try {
       const lively = LIVELY.map((state) => `state=${state}`).join("&");
       const [moving, newest] = await Promise.all([this.#page(`${lively}&limit=${PAGE}`), this.#page(`limit=${PAGE}`)]);
@@ -69,14 +79,22 @@ export class Experiments {
   /** Takes what an event tells, and asks for the rest. */
   apply(event) {
     const known = this.#known.get(event.experiment);
-    const { progress, state } = event.data ?? {};
-    if (known && progress) this.#merge([{ ...known, progress: { ...known.progress, ...progress } }]);
-    if (known && event.kind === "state" && state) this.#merge([{ ...known, state }]);
-    if (!known || event.kind !== "update" || !progress) this.#soon(event.experiment);
+    const data = event.data ?? {};
+    if (known && event.kind === "state" && data.state) this.#merge([{ ...known, state: data.state }]);
+    if (known && event.kind === "update" && data.metrics) {
+      const { stage = known.progress.stage, update, metrics } = data;
+      const progress = { ...known.progress, stage, update, reward: metrics["reward/mean"] ?? null, accuracy: metrics.accuracy ?? null };
+      this.#merge([{ ...known, progress }]);
+      // The rest, the estimate of what is left above all, is read the less often the more of them run.
+      const running = this.all().filter((experiment) => experiment.state === "running").length;
+      if (Date.now() - (this.#asked.get(known.id) ?? 0) < running * UPDATE_MS) return;
+    }
+    this.#soon(event.experiment);
   }
 
   /** One experiment as the service holds it now. */
   async fetch(id) {
+    this.#asked.set(id, Date.now());
     const experiment = await this.api.json(of(id));
     this.#merge([experiment]);
     return experiment;
@@ -109,15 +127,20 @@ export class Experiments {
   }
 
   async #refresh() {
-    const ids = [...this.#stale];
-    this.#stale.clear();
     this.#refetch = 0;
     try {
-      if (ids.length > ONE_BY_ONE) this.#merge(await this.#page(`limit=${PAGE}`));
-      else await Promise.all(ids.map((id) => this.fetch(id)));
+      if (this.#stale.size > ONE_BY_ONE) {
+        const newest = await this.#page(`limit=${PAGE}`);
+        this.#merge(newest);
+        for (const { id } of newest) this.#stale.delete(id);
+      }
+      const ids = [...this.#stale].slice(0, ONE_BY_ONE);
+      for (const id of ids) this.#stale.delete(id);
+      await Promise.all(ids.map((id) => this.fetch(id)));
     } catch (error) {
       this.#failed(error);
     }
+    if (this.#stale.size) this.#refetch ||= setTimeout(() => void this.#refresh(), REFETCH_MS);
   }
 
   #failed(error) {

@@ -28,7 +28,7 @@ export class Logs {
       "section",
       {},
       el("h3", {}, "Logs"),
-      el("div", { class: "fields" }, el("label", {}, "Component ", this.component), el("label", {}, "Last ", this.tail), el("label", { class: "check" }, this.follow, " Follow")),
+      el("div", { class: "fields" }, el("label", {}, "Component ", this.component), el("label", {}, "Last ", this.tail), el("label", { class: "check" }, this.follow, "Follow")),
       this.note,
       this.text,
     );

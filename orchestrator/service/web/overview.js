@@ -1,6 +1,6 @@
 // How far an experiment is: progress, stages, curves over its policy updates, the same as a table.
-// Neighbours: `detail` opens it, `curves` draws. Invariants: each policy update counts once, by its number; events arrive in any order
-// beside the list that was read, and the later word on an update holds.
+// Neighbours: `detail` opens it, `curves` draws. Invariants: each policy update counts once, by its number; the list that was read is the
+// truth, events add what is newer.
 
 import { of } from "./api.js";
 import { Curves } from "./curves.js";
@@ -75,7 +75,7 @@ export class Overview {
   }
 
   apply(event) {
-    if (event.kind === "update") this.#take([event.data]);
+    if (event.kind === "update") this.#take(event.data);
   }
 
   reread() {
@@ -91,7 +91,10 @@ export class Overview {
   async #load() {
     try {
       const { updates } = await this.api.json(of(this.id, "/updates"), { signal: this.#abort.signal });
-      this.#take(updates, true);
+      const last = updates.at(-1)?.update ?? -1;
+      const newer = [...this.#records.values()].filter((record) => record.update > last); // told while it was read
+      this.#records = new Map([...updates, ...newer].map((record) => [record.update, record]));
+      this.#drawn ||= setTimeout(() => this.#draw(), 0);
       if (!updates.length) setText(this.note, "No policy update yet.");
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -100,14 +103,12 @@ export class Overview {
     }
   }
 
-  #take(records, older = false) {
-    for (const record of records) {
-      if (typeof record.update !== "number" || (older && this.#records.has(record.update))) continue;
-      // A run that went back to a checkpoint makes later updates anew.
-      if (!older) for (const known of this.#records.keys()) if (known > record.update) this.#records.delete(known);
-      this.#records.set(record.update, record);
-    }
-    this.#drawn ||= setTimeout(() => this.#draw(), older ? 0 : 250);
+  #take(record) {
+    if (typeof record.update !== "number") return;
+    // A run that went back to a checkpoint makes later updates anew.
+    for (const known of this.#records.keys()) if (known > record.update) this.#records.delete(known);
+    this.#records.set(record.update, record);
+    this.#drawn ||= setTimeout(() => this.#draw(), 250);
   }
 
   #draw() {

@@ -19,9 +19,9 @@ export class Settings {
       {},
       el("h3", {}, "Configuration"),
       el("p", { class: "overrides" }, "Submitted as ", ...experiment.overrides.flatMap((text) => [el("code", {}, text), " "])),
-      el("div", { class: "fields" }, el("label", { class: "grow" }, "Search ", this.search), el("label", { class: "check" }, this.mine, " Only what was submitted")),
+      el("div", { class: "fields" }, el("label", { class: "grow" }, "Search ", this.search), el("label", { class: "check" }, this.mine, "Only what was submitted")),
       this.count,
-      el("div", { class: "table-box" }, el("table", { class: "plain config" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Key"), el("th", { scope: "col" }, "Value"))), this.body)),
+      el("div", { class: "table-box" }, el("table", { class: "plain config", "aria-label": "Configuration" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Key"), el("th", { scope: "col" }, "Value"))), this.body)),
     );
     void this.#load();
   }
