@@ -53,15 +53,17 @@ class TrainerGroup:
     def start(self, timeout_s: float, places: Sequence[Place] | None = None) -> None:
         """Start the ranks, join them, build models. Needs `ray.init` before. places: one a rank, where it runs. Raises TrainerDied."""
         deadline = time.monotonic() + timeout_s
-        worker = ray.remote(TrainerWorker).options(
-            num_cpus=1,
-            num_gpus=1 if self.spec.device == "cuda" else 0,
-            max_restarts=0,
-            runtime_env={"env_vars": worker_environment(self.spec)},
-        )
+        worker = ray.remote(TrainerWorker)
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "num_gpus": 1 if self.spec.device == "cuda" else 0,
+            "max_restarts": 0,
+            "runtime_env": {"env_vars": worker_environment(self.spec)},
+        }
         for rank in range(self.spec.world_size):
             place = places[rank] if places else None
-            placed = worker.options(scheduling_strategy=place.strategy("DEFAULT")) if place else worker
+            where = place.strategy("DEFAULT") if place else "DEFAULT"
+            placed = worker.options(**options, scheduling_strategy=where)
             self._workers.append(placed.remote(self.spec, rank, place.log_file if place else None))
         address = self._collect([self._workers[0].address.remote()], timeout_s, "start")[0]
         self.pids = self._call("open", address, timeout_s=deadline - time.monotonic())

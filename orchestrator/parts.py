@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,13 +138,15 @@ class Parts:
         seats = self._gang.places(range(ranks), partial(self._log_file, "trainer"))
         with ThreadPoolExecutor(3) as threads:
             starts = {
-                "rollout engines": threads.submit(self.pool.start, config.rollout.start_timeout_s),
-                "trainer": threads.submit(self.trainer.start, config.actor.start_timeout_s, seats),
-                "reward service": threads.submit(self.rewards.start),
+                threads.submit(self.pool.start, config.rollout.start_timeout_s): "rollout engines",
+                threads.submit(self.trainer.start, config.actor.start_timeout_s, seats): "trainer",
+                threads.submit(self.rewards.start): "reward service",
             }
-            for name, future in starts.items():
-                future.result()
-                log.info("%s ready", name)
+            for started in as_completed(starts):
+                if started.exception() is not None:
+                    self.stop()  # the others would start for nothing, and be waited for
+                started.result()
+                log.info("%s ready", starts[started])
 
     def stop(self) -> None:
         """Stop what was started; a part that fails to stop is logged and does not keep the others running."""
