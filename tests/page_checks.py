@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--renderer-process-limit=1",
 ]  # fmt: skip
 PATIENCE_MS = 30_000  # of an expectation, on a machine with other work
 
@@ -87,7 +87,9 @@ class Visits:
         self.asked: list[tuple[str, str]] = []
 
     def open(self, url: str, **options: Any) -> Page:
-        context = self.browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
+        context = self.browser.new_context(
+            **{"viewport": {"width": 1400, "height": 900}, "reduced_motion": "reduce", **options}
+        )
         context.set_default_timeout(PATIENCE_MS)
         self.contexts.append(context)
         page = context.new_page()

@@ -21,6 +21,7 @@ export class Experiments {
   #notify = 0;
   #changed = new Set();
   #asked = new Map(); // id → when it was last read, ms
+  #later = new Map(); // id → timer of its next reading
   #loading = null;
 
   /** onChange(ids): these are new or different. onProblem(error). */
@@ -87,7 +88,11 @@ export class Experiments {
       this.#merge([{ ...known, progress }]);
       // The rest, the estimate of what is left above all, is read the less often the more of them run.
       const running = this.all().filter((experiment) => experiment.state === "running").length;
-      if (Date.now() - (this.#asked.get(known.id) ?? 0) < running * UPDATE_MS) return;
+      const wait = (this.#asked.get(known.id) ?? 0) + running * UPDATE_MS - Date.now();
+      if (wait > 0) {
+        if (!this.#later.has(known.id)) this.#later.set(known.id, setTimeout(() => this.#soon(known.id), wait));
+        return;
+      }
     }
     this.#soon(event.experiment);
   }
@@ -122,6 +127,8 @@ export class Experiments {
   }
 
   #soon(id) {
+    clearTimeout(this.#later.get(id));
+    this.#later.delete(id);
     this.#stale.add(id);
     this.#refetch ||= setTimeout(() => void this.#refresh(), REFETCH_MS);
   }
