@@ -35,7 +35,7 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
 
 class Capacity:
-    """The cluster as it was lately. look: asks Ray; None: no cluster is known. Any thread may ask; one of them waits for Ray."""
+    """The cluster as it was lately. look: asks Ray; None: no cluster is known. Any thread may ask; only one waits for Ray."""
 
     KEPT_S = 3.0
     AWAY_S = 10.0  # how long a Ray that is away is not asked again
@@ -51,15 +51,25 @@ class Capacity:
         """None while Ray does not answer; `problem` says why."""
         if self._look is None:
             return None
-        with self._lock:
-            if time.monotonic() < self._until:
-                return self._seen
-            try:
-                self._seen, self.problem, kept = self._look(), "", self.KEPT_S
-            except MgrdError as error:
-                self._seen, self.problem, kept = None, str(error), self.AWAY_S
-            self._until = time.monotonic() + kept
+        if not self._lock.acquire(blocking=False):
+            return self._seen  # another one asks; what was seen last will do
+        try:
+            if time.monotonic() >= self._until:
+                self._seen, kept = self._asked(self._look)
+                self._until = time.monotonic() + kept
             return self._seen
+        finally:
+            self._lock.release()
+
+    def _asked(self, look: Callable[[], Cluster]) -> tuple[Cluster | None, float]:
+        """What is there, and how long that holds."""
+        try:
+            found = look()
+        except MgrdError as error:
+            self.problem = str(error)
+            return None, self.AWAY_S
+        self.problem = ""
+        return found, self.KEPT_S
 
 
 @dataclass(frozen=True, slots=True)

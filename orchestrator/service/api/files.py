@@ -61,7 +61,7 @@ def samples(id: Id, here: Here, _: Reader) -> Response:
     return answer({"samples": here.store.samples(id)})
 
 
-@router.get("/{id}/audio/{sha256}", response_class=FileResponse, responses={**SOUND, **errors(404)})
+@router.get("/{id}/audio/{sha256}", response_class=Response, responses={**SOUND, **errors(404)})
 def audio(id: Id, sha256: Sha256, here: Here, _: Reader) -> Response:
     """A recording that one of the samples names."""
     experiment = here.store.get(id)
@@ -84,7 +84,7 @@ def components(id: Id, here: Here, _: Reader) -> Response:
     return answer({"components": run_files.components(Path(here.store.get(id).run_dir))})
 
 
-@router.get("/{id}/logs", response_class=PlainTextResponse, responses={**TEXT, **errors(404)})
+@router.get("/{id}/logs", response_class=Response, responses={**TEXT, **errors(404)})
 async def logs(
     id: Id,
     here: Here,

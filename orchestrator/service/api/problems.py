@@ -57,7 +57,10 @@ TEXTS = {
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: its own statuses and those that any route under /v1 can answer with."""
-    return {s: {"model": ErrorBody, "description": TEXTS[s]} for s in sorted({400, 401, 403, 404, 413, 422, 429, 503, *statuses})}
+    return {
+        s: {"model": ErrorBody, "description": TEXTS[s]}
+        for s in sorted({400, 401, 403, 404, 413, 422, 429, 503, *statuses})
+    }
 
 
 def install(app: FastAPI) -> None:

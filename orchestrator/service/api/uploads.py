@@ -66,11 +66,12 @@ async def upload(sha256: Sha256, request: Request, here: Here, user: Submitter) 
     return answer(Uploaded(sha256, size, files, created), 201 if created else 200)
 
 
-@router.head("/{sha256}", responses={200: {"description": "It is here."}, **errors(404)})
+@router.head("/{sha256}", response_class=Response, responses={200: {"description": "It is here."}, **errors(404)})
 def known(sha256: Sha256, here: Here, _: Reader) -> Response:
     """Whether this code was uploaded."""
-    there = (here.home.code / f"{sha256}.zip").is_file()
-    return Response(status_code=200 if there else 404)
+    if not (here.home.code / f"{sha256}.zip").is_file():
+        raise Refused(404, f"no code {sha256} was uploaded", field="sha256", hint="PUT it")
+    return Response()
 
 
 async def _receive(request: Request, file: object, limit: int) -> str:

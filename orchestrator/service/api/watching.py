@@ -43,13 +43,13 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/events", response_class=EventSourceResponse, responses={**STREAM, **errors()})
+@router.get("/events", response_class=Response, responses={**STREAM, **errors()})
 async def events(here: Here, _: Reader, after: After = "", last_event_id: LastEventId = "") -> Response:
     """What happens to any experiment."""
     return await _stream(here, last_event_id or after or NOW, "")
 
 
-@router.get("/experiments/{id}/events", response_class=EventSourceResponse, responses={**STREAM, **errors(404)})
+@router.get("/experiments/{id}/events", response_class=Response, responses={**STREAM, **errors(404)})
 async def events_of(id: Id, here: Here, _: Reader, after: After = "", last_event_id: LastEventId = "") -> Response:
     """What happens to one experiment; the stream stays open after its end, since it may be resumed."""
     await run_in_threadpool(here.store.get, id)

@@ -43,6 +43,8 @@ def test_no_request_made_from_the_schema_breaks_the_server_or_its_promises(room:
         operation = result.ok()
         if operation.path in (*ENDLESS, NOT_READY) or (operation.path == SCORES and mode is GenerationMode.POSITIVE):
             continue
+        if operation.method == "put":
+            continue  # a zip can't be made from a schema: see the tests of code
         described = room.app.openapi()["paths"][operation.path][operation.method]
         if mode is GenerationMode.NEGATIVE and not (described.get("parameters") or described.get("requestBody")):
             continue  # nothing that could be wrong
@@ -62,7 +64,7 @@ def test_no_request_made_from_the_schema_breaks_the_server_or_its_promises(room:
                 case.path_parameters["id"] = made["id"]
             if case.query:
                 case.query.pop("follow", None)  # without end while the experiment waits
-            case.call_and_validate(headers=headers, checks=CHECKS)
+            case.call_and_validate(headers=headers, checks=CHECKS, timeout=300.0)
             done += 1
 
         try:
