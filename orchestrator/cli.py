@@ -47,13 +47,10 @@ app.add_typer(model_app, name="model")
 app.add_typer(rewards_app, name="rewards")
 app.command("eval")(evaluate_command)
 model_app.command("promote")(promote_command)
-for name, command in {
-    "up": up_command,
-    "down": down_command,
-    "status": status_command,
-    "doctor": doctor_command,
-}.items():
-    app.command(name, rich_help_panel=SERVICE_PANEL)(command)
+app.command("up", rich_help_panel=SERVICE_PANEL)(up_command)
+app.command("down", rich_help_panel=SERVICE_PANEL)(down_command)
+app.command("status", rich_help_panel=SERVICE_PANEL)(status_command)
+app.command("doctor", rich_help_panel=SERVICE_PANEL)(doctor_command)
 add_commands(app)
 console = Console()
 errors = Console(stderr=True)

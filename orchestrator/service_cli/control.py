@@ -14,7 +14,7 @@ from orchestrator.service_cli import desk, watching, words
 
 References = Annotated[
     list[str],
-    typer.Argument(metavar="ID...", help="Experiments: ids, their beginnings or ends, @last.", show_default=False),
+    typer.Argument(metavar="ID", help="Experiments: ids, their beginnings or ends, @last.", show_default=False),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when nothing of it runs any more.")]
 

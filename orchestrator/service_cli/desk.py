@@ -30,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables; JS
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="experiment=demo run.seed=7 actor.actor_optim.lr=5e-5", show_default=False
+        metavar="KEY=VALUE", help="experiment=demo run.seed=7 actor.actor_optim.lr=5e-5", show_default=False
     ),
 ]
 Reference = Annotated[

@@ -14,7 +14,7 @@ from orchestrator.service_cli import desk, watching
 
 def events(
     reference: Annotated[
-        str, typer.Argument(metavar="[ID]", help="Experiment, or nothing for all (with -f).", show_default=False)
+        str, typer.Argument(metavar="ID", help="Experiment, or nothing for all (with -f).", show_default=False)
     ] = "",
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended, or Ctrl-C.")] = False,
