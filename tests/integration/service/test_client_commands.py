@@ -16,7 +16,9 @@ import pytest
 from client_desk import Desk
 from typer.testing import CliRunner, Result
 
+from orchestrator import guardian
 from orchestrator.cli import app
+from orchestrator.service.home import Home, ServiceRecord
 from orchestrator.service.messages import State
 
 pytestmark = pytest.mark.slow
@@ -144,6 +146,16 @@ def test_without_a_service_commands_exit_4(monkeypatch: pytest.MonkeyPatch) -> N
     assert "does not answer" in mgrd("ps", code=4).stderr
     monkeypatch.delenv("MGRD_URL")
     assert "start one with `mgrd up`" in mgrd("ps", code=4).stderr
+
+
+def test_rewards_are_published_to_the_service_that_runs_here(desk: Desk, tmp_path: Path) -> None:
+    row = guardian.look(os.getpid())
+    assert row is not None
+    home = Home.default()
+    home.make()
+    home.write_record(ServiceRecord(redis_url=desk.redis.url, pid=os.getpid(), pid_start=row[1]))
+    assert as_json("rewards", "list")["published"] == []
+    assert not (tmp_path / "rewards").exists()  # no registry of the machine's own was started
 
 
 def test_ctrl_c_leaves_a_watched_command_cleanly(desk: Desk) -> None:

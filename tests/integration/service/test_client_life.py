@@ -131,17 +131,31 @@ def test_a_watcher_sees_through_a_restart_of_the_api(desk: Desk) -> None:
             seen.append(f"{event.kind} {event.data.get('update', event.data.get('state', ''))}".strip())
             watching.set()
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    assert watching.wait(20)
+    desk.room.log(run.id, "driver", "before\n")
+    lines: list[str] = []
+    reading = threading.Event()
+
+    def read() -> None:
+        for line in run.logs(follow=True):
+            lines.append(line)
+            reading.set()
+
+    threads = [threading.Thread(target=work) for work in (watch, read)]
+    for thread in threads:
+        thread.start()
+    assert watching.wait(20) and reading.wait(20)
     desk.api.stop()
     desk.room.update(run.id, 1, attempt=attempt)
+    desk.room.log(run.id, "driver", "meanwhile\n")
     desk.api.start()
     desk.room.update(run.id, 2, attempt=attempt)
+    desk.room.log(run.id, "driver", "after\n")
     desk.room.store.finish(run.id, attempt, State.SUCCEEDED)
-    thread.join(40)
-    assert not thread.is_alive()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
     assert seen[-3:] == ["update 1", "update 2", "state succeeded"]
+    assert lines == ["before", "meanwhile", "after"]
 
 
 def test_wait_ends_at_its_limit_at_a_pause_and_at_the_end(desk: Desk) -> None:
@@ -154,6 +168,7 @@ def test_wait_ends_at_its_limit_at_a_pause_and_at_the_end(desk: Desk) -> None:
     timer = threading.Timer(0.5, desk.room.store.finish, (run.id, attempt, State.PAUSED))
     timer.start()
     assert run.wait(30).state is State.PAUSED
+    assert run.wait(0).state is State.PAUSED
 
 
 def test_the_same_from_asyncio(desk: Desk) -> None:
@@ -191,7 +206,7 @@ def test_both_clients_have_the_same_surface(sync: type, asynchronous: type) -> N
 
 def test_user_code_is_sent_once(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text("RATE = 1\n")
-    first, second = (desk.client.submit("demo", name="coded", code=tmp_path) for _ in range(2))
+    first, second = (desk.client.submit("demo", name="coded", code=code) for code in (tmp_path, str(tmp_path)))
     assert first.experiment.code == second.experiment.code == desk.client.upload(tmp_path)
     kept = list(desk.api.home.code.glob("*.zip"))
     assert [path.stem for path in kept] == [first.experiment.code]
