@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import redis
 
 from orchestrator import guardian
 from orchestrator.service.home import Home, ServiceRecord
+from orchestrator.service.members import api_answers
 from orchestrator.service.settings import ServiceSettings
 
 PROGRAM = """
@@ -126,10 +126,7 @@ def test_child_that_hangs_is_ended_and_started_again(served) -> None:
     _, home = served
     before = pids(home)["api"]
     os.kill(before, signal.SIGSTOP)
-    until(
-        "another one serves",
-        lambda: pids(home)["api"] != before and urllib.request.urlopen(home.record().url).status == 200,
-    )
+    until("another one serves", lambda: pids(home)["api"] != before and api_answers(home.record().url))
 
 
 def test_second_supervisor_is_refused_and_disturbs_nothing(served) -> None:
