@@ -30,6 +30,7 @@ PAGE = 500  # read at once
 BLOCK_S = 5.0  # one blocking read; the socket's limit is above it
 SOCKET_S = 15.0
 PAUSE_S = 0.5  # after Redis was away
+CONNECTIONS = 16  # for the reader, and for watchers that begin: hundreds at once wait for their turn
 NOW = "$"
 
 
@@ -62,7 +63,10 @@ class EventFeed:
     """Used by one event loop: `start` it there, `stop` it in the end."""
 
     def __init__(self, url: str, link: Link, *, queue: int = QUEUE) -> None:
-        self._client: Any = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=SOCKET_S)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url, decode_responses=True, socket_timeout=SOCKET_S, max_connections=CONNECTIONS, timeout=SOCKET_S
+        )
+        self._client: Any = redis.asyncio.Redis.from_pool(pool)
         self._link, self._limit = link, queue
         self._watchers: dict[str, set[Watcher]] = {}
         self._listeners: list[Callable[[Event], None]] = []

@@ -167,8 +167,13 @@ async def _watch(
     ]
     writer.write("\r\n".join(lines).encode())
     try:
-        while not (await reader.readline()).startswith(b"retry:"):
-            pass
+        line = await reader.readline()
+        if b" 200 " not in line:
+            raise SystemExit(f"a watcher was refused: {line.decode()}")
+        while not line.startswith(b"retry:"):
+            line = await reader.readline()
+            if not line:
+                raise SystemExit("a stream ended before it began")
         opened.release()
         while len(delays) < count:
             line = await reader.readline()

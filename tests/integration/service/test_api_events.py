@@ -140,6 +140,9 @@ def test_a_slow_watcher_is_dropped_with_the_id_to_go_on_from_and_blocks_nobody(t
         await feed.start()
         try:
             happen(1)
+            assert (
+                len(set(await asyncio.gather(*(feed.latest() for _ in range(300))))) == 1
+            )  # hundreds may begin at once
             slow, quick = feed.watch("0"), feed.watch("0")
             await first(slow, 1)
             reading = asyncio.create_task(first(quick, 41))
