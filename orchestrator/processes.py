@@ -150,6 +150,10 @@ class ServiceProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def saw_answer(self) -> None:
+        """Whoever keeps it has heard it: from now on its silence counts."""
+        self.answering, self._answered_at = True, time.monotonic()
+
     def wait_ready(self, timeout_s: float) -> None:
         """Until it answers. Raises ServiceError with the end of its log when it dies or takes too long."""
         deadline = time.monotonic() + timeout_s
@@ -231,7 +235,7 @@ class ServiceProcess:
             return
         self.answering = self._answers()
         if self.answering:
-            self._answered_at = time.monotonic()
+            self.saw_answer()
         elif self._answered_at is not None and time.monotonic() - self._answered_at > self._hang_s:
             log.warning("%s has not answered for %.0f s and is ended, to be started again", self.name, self._hang_s)
             _signal_group(self._process.pid, signal.SIGKILL)

@@ -186,7 +186,8 @@ class Supervisor:
                 if process.restarts >= DEATHS_BEFORE_READY:
                     raise ServiceError(f"{name} died {process.restarts} times before it served; {process.log_end()}")
                 if member.answers():
-                    self._ready[name] = process.answering = True
+                    self._ready[name] = True
+                    process.saw_answer()
                     waiting.remove(name)
                 elif time.monotonic() - begun > member.ready_s:
                     raise ServiceError(f"{name} did not answer within {member.ready_s:.0f} s; {process.log_end()}")

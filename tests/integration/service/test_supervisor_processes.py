@@ -40,9 +40,9 @@ def some(settings, record, home):
     port = record.url.rsplit(":", 1)[1]
     server = "import http.server as h; P = h.SimpleHTTPRequestHandler; P.do_GET = lambda s: (s.send_response(200), s.end_headers()); "
     server += f"print('serving', flush=True); h.HTTPServer(('127.0.0.1', {port}), P).serve_forever()"
-    api = members.Member("api", (sys.executable, "-c", server), redis.environment, partial(members.api_answers, record.url), 20.0, 1.0)
+    api = members.Member("api", (sys.executable, "-c", server), redis.environment, partial(members.api_answers, record.url), 120.0, 5.0)
     family = "import subprocess, time; subprocess.Popen(['sleep', '600'], start_new_session=True); time.sleep(600)"
-    other = members.Member("ray", (sys.executable, "-c", family), redis.environment, lambda: True, 20.0, 0.0, family=True)
+    other = members.Member("ray", (sys.executable, "-c", family), redis.environment, lambda: True, 120.0, 0.0, family=True)
     return [redis, api, other]
 
 members.check_given = lambda record: None
