@@ -29,11 +29,12 @@ from orchestrator.service.store import Store
 
 READY_S = 240.0
 LIMIT_S = 400.0  # of anything that is waited for; a loaded machine is slow
+UPDATES = 10  # a third of a second each: long enough to be stopped half-way
 SMALLEST = (
     *("rollout.start_timeout_s=1500", "actor.start_timeout_s=1500"),
     *("pipeline.sft.steps=2", "pipeline.sft.questions=8", "pipeline.sft.batch=4", "run.checkpoint_every=10"),
     *("pipeline.select.questions=4", "pipeline.select.samples=2", "pipeline.select.keep_max=2"),
-    *("pipeline.select.min_pool=2", "pipeline.reinforce.updates=3", "pipeline.reinforce.questions=2"),
+    *("pipeline.select.min_pool=2", f"pipeline.reinforce.updates={UPDATES}", "pipeline.reinforce.questions=2"),
     *("pipeline.reinforce.samples=2", "pipeline.evaluate.questions=2", "pipeline.evaluate.samples=1"),
 )
 VARIES = ("seconds/", "tokens_per_second", "generated_tokens_per_second")
