@@ -24,6 +24,7 @@ from orchestrator.datasets.mixing import usable_shares
 from orchestrator.datasets.text_reasoning import reasoning_of, text_questions
 from orchestrator.distillation.chains import KeptChain
 from orchestrator.errors import RunFailed
+from orchestrator.observer import Nobody
 from orchestrator.parts import Parts
 from orchestrator.progress import ProgressView
 from orchestrator.stages import cold_start, refine
@@ -60,6 +61,7 @@ def context_of(
     parts.config, parts.trainer, parts._prompts = config, bench, {}  # type: ignore[assignment]
     parts.builder = PromptBuilder(train_tokenizer(SAMPLE_TEXT, 320), random_config(320))
     parts.progress = ProgressView(Console(file=said, width=1000))
+    parts.observer = Nobody()
     parts.tracker = SimpleNamespace(log=lambda *_: None)  # type: ignore[assignment]
     parts.directory = SimpleNamespace(root=folder)  # type: ignore[assignment]
     parts.publish = lambda version: None  # type: ignore[method-assign]
