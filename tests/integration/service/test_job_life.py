@@ -105,7 +105,7 @@ def test_a_run_that_paused_and_lost_its_driver_makes_the_numbers_of_one_that_was
     assert ended.attempt == 3
     assert updates(ended) == updates(whole)
     before, after = (json.loads((Path(e.run_dir) / "report.json").read_text()) for e in (whole, ended))
-    assert after["evaluate_after"] == before["evaluate_after"]
+    assert after["eval"] == before["eval"]
 
 
 def test_a_lost_trainer_costs_an_attempt_and_a_cancel_frees_every_process(
