@@ -4,6 +4,7 @@ files that share what is slow to start go to one process, the longest before all
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ TOGETHER = {  # by file: the group that one process runs, in this order
 FOLDERS = ("e2e", "integration", "parity", "unit")
 
 os.environ["COLUMNS"] = "200"  # tables and messages are laid out alike wherever the tests run
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a job in the background of a shell; the runs that tests start inherit it,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and would never notice Ctrl-C
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
