@@ -255,7 +255,7 @@ class _Round:
                 else:
                     nodes = self.placed[row]
                     out.append(
-                        Decision(id, Why.ROOM, f"{reason}; held for it: {wording.machines(nodes)}", nodes, before)
+                        Decision(id, kind.why, f"{reason}; held for it: {wording.machines(nodes)}", nodes, before)
                     )
                 before += 1
             elif outcome[0] is Why.QUOTA:

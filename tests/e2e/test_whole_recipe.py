@@ -104,7 +104,8 @@ def test_the_final_model_was_judged_by_the_guardrails(whole_recipe: Path, recipe
     store = sqlite3.connect(recipe_runs.root / "mlflow" / "mlflow.db")
     query = "select version from registered_model_aliases where name = ? and alias = 'champion'"
     champion = store.execute(query, (outcome["model"],)).fetchone()
-    assert (champion is not None and str(champion[0]) == outcome["version"]) == outcome["promoted"]
+    later = int(champion[0]) - int(outcome["version"]) if champion else -1  # other runs of the recipe share this registry
+    assert later >= 0 if outcome["promoted"] else later != 0
 
 
 def test_no_process_is_left(whole_recipe: Path):

@@ -234,6 +234,7 @@ def test_experiment_is_cancelled_with_the_keyboard_alone(
     expect(page.get_by_role("dialog")).to_be_hidden()
     assert room.store.get("keys-000001").state is State.QUEUED
     page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Keep it")).to_be_focused()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator(".detail-head .badge")).to_have_text("cancelled")
