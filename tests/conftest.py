@@ -28,8 +28,9 @@ TOGETHER = {  # by file: the group that one process runs, in this order
 FOLDERS = ("e2e", "integration", "parity", "unit")
 
 os.environ["COLUMNS"] = "200"  # tables and messages are laid out alike wherever the tests run
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a job in the background of a shell; the runs that tests start inherit it,
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # and would never notice Ctrl-C
+# SIGINT comes ignored to a job in the background of a shell; the runs that tests start would inherit that, and not notice Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -104,7 +104,8 @@ def test_the_final_model_was_judged_by_the_guardrails(whole_recipe: Path, recipe
     store = sqlite3.connect(recipe_runs.root / "mlflow" / "mlflow.db")
     query = "select version from registered_model_aliases where name = ? and alias = 'champion'"
     champion = store.execute(query, (outcome["model"],)).fetchone()
-    later = int(champion[0]) - int(outcome["version"]) if champion else -1  # other runs of the recipe share this registry
+    # other runs of the recipe share this registry
+    later = int(champion[0]) - int(outcome["version"]) if champion else -1
     assert later >= 0 if outcome["promoted"] else later != 0
 
 
