@@ -97,7 +97,7 @@ class Access:
         if wait_s:
             raise Refused(429, "too many requests without a valid token", retry_s=int(wait_s))
         hint = {
-            Refusal.EXPIRED.value: "make a new one with `mgrd tokens create`",
+            Refusal.EXPIRED.value: "make a new one with `mgrd token create`",
             Refusal.REVOKED.value: "ask an admin for a new one",
         }.get(message, "send Authorization: Bearer mgrd_…")
         raise Refused(401, message, field="header.Authorization", hint=hint)

@@ -21,7 +21,7 @@ from orchestrator.service.client_errors import (
     ServiceFailed,
     UnreadableAnswer,
 )
-from orchestrator.service.messages import Experiment
+from orchestrator.service.messages import Experiment, Token
 
 T = TypeVar("T")
 
@@ -79,38 +79,11 @@ class SweepAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """A bearer token without its secret. scope contains those before it: read < submit < admin; times in seconds since 1970, 0: never."""
-
-    id: str
-    user: str
-    scope: str
-    name: str = ""
-    created_at: float = 0.0
-    expires_at: float = 0.0
-    revoked_at: float = 0.0
-    used_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class NewToken:
     """secret: the token as it is sent; the service never shows it again."""
 
     token: Token
     secret: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class AuditLine:
-    """Who did what, when, and what came of it; address: of the caller."""
-
-    id: str
-    by: str
-    deed: str
-    target: str
-    outcome: str
-    at: float
-    address: str = ""
 
 
 def answer(status: int, headers: Mapping[str, str], body: bytes, returns: type[T], pick: str = "") -> T:

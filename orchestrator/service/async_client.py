@@ -27,12 +27,12 @@ import httpx
 import stamina
 
 from orchestrator.service import calls, transport
-from orchestrator.service.answers import AuditLine, Comparison, NewToken, PolicyUpdate, StoredConfig, Token
+from orchestrator.service.answers import Comparison, NewToken, PolicyUpdate, StoredConfig
 from orchestrator.service.calls import Call
 from orchestrator.service.client_errors import NotFound, ServiceError, StillRunning
 from orchestrator.service.code_bundle import bundle_code, is_sha256
 from orchestrator.service.discovery import find_service
-from orchestrator.service.messages import Event, Experiment, Priority, SampledTrajectory, State, User
+from orchestrator.service.messages import AuditLine, Event, Experiment, Priority, SampledTrajectory, State, Token, User
 from orchestrator.service.overrides import Overrides
 from orchestrator.service.states import ENDED
 from orchestrator.service.text_lines import LineReader, lines_of

@@ -17,17 +17,8 @@ import msgspec
 
 from orchestrator.errors import ConfigError
 from orchestrator.service import answers
-from orchestrator.service.answers import (
-    AuditLine,
-    Comparison,
-    NewToken,
-    PolicyUpdate,
-    StoredConfig,
-    SweepAnswer,
-    Token,
-    answer,
-)
-from orchestrator.service.messages import Experiment, Priority, SampledTrajectory, State, User
+from orchestrator.service.answers import Comparison, NewToken, PolicyUpdate, StoredConfig, SweepAnswer, answer
+from orchestrator.service.messages import AuditLine, Experiment, Priority, SampledTrajectory, State, Token, User
 from orchestrator.service.overrides import Overrides, as_overrides, as_text
 
 T = TypeVar("T")

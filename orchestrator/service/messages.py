@@ -187,3 +187,30 @@ class User:
     name: str
     scopes: tuple[str, ...]
     token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is kept of a token. Times: seconds since 1970; 0: never (expires_at, revoked_at, used_at)."""
+
+    id: str
+    name: str
+    user: str
+    scope: str
+    created_at: float
+    expires_at: float = 0.0
+    revoked_at: float = 0.0
+    used_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """id: grows; by: user; deed: `submit`, `cancel`, …; target: what it was done to; outcome: `done` or why not; address: of the caller."""
+
+    id: str
+    by: str
+    deed: str
+    target: str
+    outcome: str
+    at: float
+    address: str = ""

@@ -1,8 +1,8 @@
 """What a job has to say, delivered in order by a thread; an outage of Redis only delays it.
 
-Neighbours: `observer` puts reports in, `store` takes them. Invariants: order is kept, nothing is dropped while the process lives; a
-report of an attempt that is over ends this process at once, since another may own the run by now; the last known wish of the user holds
-while Redis is away.
+Neighbours: `observer` puts reports in, `store` takes them. Invariants: order is kept, and only what is no JSON is left out while the
+process lives; a report of an attempt that is over ends this process at once, since another may own the run by now; the last known wish
+of the user holds while Redis is away.
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ class Reporter(threading.Thread):
             except StoreError as error:
                 self._note_outage(error)
                 continue
+            except (
+                ValueError,
+                TypeError,
+            ) as error:  # not to be written as JSON; those behind it can be told all the same
+                log.error("a report of kind %r can't be kept and is left out: %s", report.kind if report else "", error)
             with self._changed:
                 if report is not None:
                     self._waiting.popleft()

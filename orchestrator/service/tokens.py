@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.errors import MgrdError
-from orchestrator.service.messages import User
+from orchestrator.service.messages import AuditLine, Token, User
 from orchestrator.service.store_errors import StoreError
 from orchestrator.service.store_events import EVENT_ID
 from orchestrator.service.store_link import PATIENCE_S, Link
@@ -42,33 +42,6 @@ class Refusal(StrEnum):
 
 class TokenError(MgrdError):
     """A token that can't be made or found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What is kept of a token. Times: seconds since 1970; 0: never (expires_at, revoked_at, used_at)."""
-
-    id: str
-    name: str
-    user: str
-    scope: str
-    created_at: float
-    expires_at: float = 0.0
-    revoked_at: float = 0.0
-    used_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class AuditLine:
-    """id: grows; by: user; deed: `submit`, `cancel`, …; target: what it was done to; outcome: `done` or why not; address: of the caller."""
-
-    id: str
-    by: str
-    deed: str
-    target: str
-    outcome: str
-    at: float
-    address: str = ""
 
 
 class TokenStore:

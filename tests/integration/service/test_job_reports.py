@@ -112,3 +112,12 @@ def test_progress_says_how_far_the_run_is_and_what_is_left(store: Store, tmp_pat
     assert (progress.update, progress.updates_total, progress.reward, progress.accuracy) == (1, 4, 0.5, 0.25)
     assert progress.eta_s == pytest.approx(9.0)
     assert (held.mlflow_run, held.mlflow_url) == ("r1", "http://mlflow/#/runs/r1")
+
+
+def test_a_report_that_is_no_json_is_left_out_and_those_behind_it_arrive(store: Store) -> None:
+    fenced: list[str] = []
+    made = reporter(store, fenced)
+    for text in ("before", "\ud800", object(), "behind"):
+        made.put(Report("note", {"text": text}))
+    assert made.close(10.0) == 0
+    assert notes(store) == ["before", "behind"] and not fenced
