@@ -91,10 +91,7 @@ class Reporter(threading.Thread):
             except StoreError as error:
                 self._note_outage(error)
                 continue
-            except (
-                ValueError,
-                TypeError,
-            ) as error:  # not to be written as JSON; those behind it can be told all the same
+            except (ValueError, TypeError) as error:  # no JSON; those behind it can be told all the same
                 log.error("a report of kind %r can't be kept and is left out: %s", report.kind if report else "", error)
             with self._changed:
                 if report is not None:
