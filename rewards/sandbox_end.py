@@ -133,7 +133,8 @@ class Watch:
     def over_limit(self, cells: memoryview) -> tuple[str, bool]:
         """What the running unit has gone over, empty for nothing; and whether units before it may have caused that."""
         seen = (cells[Board.RUNNING], cells[Board.BEAT])
-        now, limits = time.monotonic(), self._limits
+        cpu_s, limits = self._cpu(), self._limits
+        now = time.monotonic()  # read after cpu_s: one busy thread never seems to have computed longer than it ran
         if seen != self._seen:
             self._seen, self._since, self._cpu_since = seen, now, self._cpu()
             return "", False
@@ -141,7 +142,7 @@ class Watch:
         at_work = seen[0] >= 0 or seen[0] in (GROUP, LOOP)
         if now - self._since > (limits.timeout_s if at_work else IDLE_LIMIT_S):
             return f"timed out after {limits.timeout_s:.1f} s and was killed", threads > self._own_threads
-        if at_work and self._cpu() - self._cpu_since > limits.unit_cpu_s:
+        if at_work and cpu_s - self._cpu_since > limits.unit_cpu_s:
             return f"used more than {limits.unit_cpu_s:.1f} s of CPU time and was killed", True
         if threads > limits.threads:
             return f"started more than {limits.threads} threads and was killed", True

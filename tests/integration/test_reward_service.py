@@ -125,29 +125,31 @@ def test_an_actor_that_is_killed_is_replaced_and_its_part_scored_again(hostile: 
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_an_actor_that_is_stopped_is_replaced_long_before_its_calls_are_due(
-    hostile: RewardService, monkeypatch: pytest.MonkeyPatch
+    hostile: RewardService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hostile.score([sample(1)])
     for module, name in ((lanes, "WATCH_S"), (service_module, "WATCH_S"), (lanes, "START_LIMIT_S")):
         monkeypatch.setattr(module, name, 0.2)
-    monkeypatch.setattr(lanes, "CALL_ALLOWANCE_S", 1.0)
+    monkeypatch.setattr(lanes, "CALL_ALLOWANCE_S", 5.0)
     for process in own_processes("RewardWorker"):
         process.suspend()
-    began = time.monotonic()
     verdicts = hostile.score([sample(i, "sleep" if i % 40 == 0 else "good") for i in range(200)])
     assert all(verdict.valid or "timed out" in verdict.reason for verdict in verdicts)
-    assert time.monotonic() - began < 60.0
+    assert {f"reward worker {i} is replaced: nothing has moved in it" in caplog.text for i in range(2)} == {True}
+    assert "did not answer within" not in caplog.text
 
 
 @pytest.mark.slow
 def test_a_long_batch_that_moves_is_not_taken_for_a_stalled_one(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((lanes, "WATCH_S"), (service_module, "WATCH_S"), (lanes, "START_LIMIT_S")):
         monkeypatch.setattr(module, name, 0.2)
-    monkeypatch.setattr(lanes, "CALL_ALLOWANCE_S", 1.0)
+    monkeypatch.setattr(lanes, "CALL_ALLOWANCE_S", 5.0)
     service = RewardService(RewardSpec((RewardTerm("hostile", 1.0, "any"),), 0.3, 256, 1))
     service.start()
     try:
-        verdicts = service.score([sample(i, "loop") for i in range(16)])
+        verdicts = service.score(
+            [sample(i, "loop") for i in range(24)]
+        )  # 7.2 s in all, 6.5 s without a sign are too long
     finally:
         service.shutdown()
     assert {verdict.reason for verdict in verdicts} == {"hostile timed out after 0.3 s and was killed"}
