@@ -7,15 +7,19 @@ longer than `DRAIN_S` at a boundary; what is told and when changes no number of 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.errors import RunPaused
+from orchestrator.service.event_words import in_words
 from orchestrator.service.messages import Progress, SampledTrajectory, Wanted
 from orchestrator.service.reporter import Report, Reporter
 from orchestrator.stages.scoring import Scored
+
+log = logging.getLogger(__name__)
 
 SAMPLES_AN_UPDATE = 6
 PACE_OF = 10  # last policy updates that the estimate goes by
@@ -85,6 +89,7 @@ class ReportingObserver:
         self._progress = dataclasses.replace(self._progress, at=time.time(), **values)
 
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
+        log.info("%s %s", kind, in_words(kind, data))
         self._reporter.put(Report(kind, data, progress=self._progress))
 
 

@@ -6,10 +6,11 @@ Neighbours: `submit --follow`, `events`, `wait` use it. Invariant: one event is 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from orchestrator.service.event_words import in_words
 from orchestrator.service.messages import Event, Experiment, State
 from orchestrator.service_cli import desk, words
 
@@ -37,16 +38,9 @@ def show_event(event: Event, *, as_json: bool, name: bool = False) -> None:
         return
     clock = time.strftime("%H:%M:%S", time.localtime(event.at))
     who = f"{event.experiment}  " if name else ""
-    desk.say(f"[dim]{clock}[/dim]  {escape(who)}[bold]{escape(event.kind)}[/bold]  {escape(in_words(event))}")
-
-
-def in_words(event: Event) -> str:
-    """The data of an event in a line."""
-    data = event.data
-    if event.kind == "state":
-        reason = f": {words.first_line(str(data['reason']), 160)}" if data.get("reason") else ""
-        return f"{data.get('before', '')} → {data.get('state', '')}{reason}"
-    return ", ".join(f"{key} {_text(value)}" for key, value in data.items() if value not in (None, "", {}, []))
+    desk.say(
+        f"[dim]{clock}[/dim]  {escape(who)}[bold]{escape(event.kind)}[/bold]  {escape(in_words(event.kind, event.data))}"
+    )
 
 
 def report(experiment: Experiment) -> str:
@@ -56,11 +50,3 @@ def report(experiment: Experiment) -> str:
         lines[0] += f": {escape(words.first_line(experiment.reason, 200))}"
     lines += [f"  [dim]{escape(step)}[/dim]" for step in words.next_steps(experiment)]
     return "\n".join(lines)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} {_text(v)}" for k, v in value.items()) + "}"
-    return str(value)
