@@ -25,6 +25,7 @@ from orchestrator.config.resume import lasting, refuse_another_run
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.curve import write_curve
 from orchestrator.data_stage import Questions, load_or_build
+from orchestrator.demand import demand_of
 from orchestrator.embedded import EmbeddedServices
 from orchestrator.errors import MgrdError, PreflightError, RunFailed, RunPaused
 from orchestrator.evaluation.guardrails import parse_guardrails
@@ -36,7 +37,6 @@ from orchestrator.progress import ProgressView
 from orchestrator.report import write_report
 from orchestrator.run_report import RunFacts, mgrd_report, report_metrics, rl_report
 from orchestrator.rundir import RunDirectory, write_atomic
-from orchestrator.service.demand import demand_of
 from orchestrator.stages.runners import RUNNERS
 from orchestrator.tracking import Tracker
 from rewards import ResolvedReward

@@ -1,6 +1,6 @@
 """All of a run's resources at once, or none: one Ray placement group for trainer ranks and engines.
 
-Neighbours: `parts` reserves before it starts anything and hands each actor its place; `service.demand` says how much.
+Neighbours: `parts` reserves before it starts anything and hands each actor its place; `demand` says how much.
 Invariants: no rank and no engine starts before every bundle is reserved; the wait has a limit; what was reserved is given back by
 `release`, and by Ray itself when the driver dies.
 """
@@ -17,7 +17,7 @@ from rollout import LogFile, Place
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.service.messages import Bundle, Demand
+    from orchestrator.demand import Bundle, Demand
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30

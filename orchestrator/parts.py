@@ -21,13 +21,13 @@ from actor import TrainerGroup
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.datasets.identity import prompt_digest
+from orchestrator.demand import demand_of
 from orchestrator.errors import RunFailed
 from orchestrator.gang import Gang
 from orchestrator.observer import Nobody, Observer
 from orchestrator.progress import Advance, ProgressView
 from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
-from orchestrator.service.demand import demand_of
 from orchestrator.specs import engine_spec, examiner_spec, trainer_spec
 from orchestrator.stages.scoring import Scored, ThinkTokens, attach, pause_on_failing_reward, samples_of
 from orchestrator.tracking import RunTracker

@@ -14,9 +14,9 @@ import psutil
 
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.demand import demand_of
 from orchestrator.errors import NotNow, PreflightError
 from orchestrator.rewards_store import open_store
-from orchestrator.service.demand import demand_of
 from orchestrator.specs import examiner_spec, judge_filter_spec, reward_spec
 from rewards import ResolvedReward, RewardError, RewardSpec, resolve_reward
 

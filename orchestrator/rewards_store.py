@@ -18,7 +18,7 @@ from typing import IO
 from orchestrator import paths
 from orchestrator.embedded import EmbeddedServices
 from orchestrator.errors import MgrdError
-from orchestrator.service.home import Home, HomeError
+from orchestrator.service_record import HomeError, read_record, service_folder
 from rewards import PublishedStore, RewardError
 
 VARIABLE = "MGRD_REDIS_URL"
@@ -63,7 +63,7 @@ def open_store(redis_url: str = "") -> Iterator[PublishedStore]:
 def _of_service() -> str:
     """Redis of the service that runs on this machine for this user, "" for none: its experiments look rewards up there."""
     try:
-        record = Home.default().record()
+        record = read_record(service_folder())
     except HomeError:
         return ""  # another user's service: its registry is not ours
     return record.redis_url if record.alive else ""

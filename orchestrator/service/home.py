@@ -1,8 +1,8 @@
-"""Where the service keeps its things, and the file by which others on this machine find it.
+"""Where the service keeps its things, and the files that it writes about itself.
 
-Neighbours: `supervisor` writes, `discovery` and `up` read; the store, the API and the jobs take folders from here. Invariants: everything
-is below one folder; what holds secrets is readable by its owner only and is replaced as a whole, never half-written; addresses in the
-file outlive the service, so that the next start can use them again.
+Neighbours: `supervisor` writes, `discovery` and `up` read; `service_record` is what others on this machine read; the store, the API and
+the jobs take folders from here. Invariants: everything is below one folder; what holds secrets is readable by its owner only and is
+replaced as a whole, never half-written; addresses in the file outlive the service, so that the next start can use them again.
 """
 
 from __future__ import annotations
@@ -11,51 +11,18 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
-from orchestrator import guardian, paths
-from orchestrator.errors import MgrdError
-
-T = TypeVar("T")
-
-
-class HomeError(MgrdError):
-    """The service's folder can't be made, read or written; names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceRecord:
-    """What `service.json` says.
-
-    url: of the API, "" before the first start; token: bearer token of this machine's owner, "" while the service has no tokens;
-    pid, pid_start: the supervisor and its start time in clock ticks, together they name a process for good, 0 when stopped;
-    ready: every server has answered; *_url, *_uri, *_address: with passwords; ray_dashboard: HTTP address that takes jobs;
-    ray_token: secret of the service's own Ray, "" for another's; own: the servers that the service itself keeps (redis, mlflow, ray);
-    started_at: seconds since 1970 UTC; error: why it does not serve, "" otherwise; stopped: experiments that its stop has asked to pause
-    and that are not back in the queue yet.
-    """
-
-    url: str = ""
-    token: str = ""
-    pid: int = 0
-    pid_start: int = 0
-    ready: bool = False
-    redis_url: str = ""
-    mlflow_uri: str = ""
-    ray_address: str = ""
-    ray_dashboard: str = ""
-    ray_token: str = ""
-    own: tuple[str, ...] = ()
-    started_at: float = 0.0
-    error: str = ""
-    stopped: tuple[str, ...] = ()
-
-    @property
-    def alive(self) -> bool:
-        """The supervisor still runs, and is the one that wrote this."""
-        return is_alive(self.pid, self.pid_start)
+from orchestrator.service_record import (
+    RECORD,
+    HomeError,
+    ServiceRecord,
+    is_alive,
+    read_json,
+    read_record,
+    service_folder,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +55,11 @@ class Home:
     @classmethod
     def default(cls) -> Home:
         """`$MGRD_STATE`/service; see `paths.state_dir`."""
-        return cls((paths.state_dir() / "service").absolute())
+        return cls(service_folder())
 
     @property
     def record_file(self) -> Path:
-        return self.root / "service.json"
+        return self.root / RECORD
 
     @property
     def processes_file(self) -> Path:
@@ -143,13 +110,13 @@ class Home:
 
     def record(self) -> ServiceRecord:
         """Of the last start; an empty one before the first. Raises HomeError for a file that is not ours."""
-        return self._read(self.record_file, ServiceRecord) or ServiceRecord()
+        return read_record(self.root)
 
     def write_record(self, record: ServiceRecord) -> None:
         self.write(self.record_file, msgspec.json.format(msgspec.json.encode(record)))
 
     def processes(self) -> ProcessTable:
-        return self._read(self.processes_file, ProcessTable) or ProcessTable()
+        return read_json(self.processes_file, ProcessTable) or ProcessTable()
 
     def write_processes(self, table: ProcessTable) -> None:
         self.write(self.processes_file, msgspec.json.format(msgspec.json.encode(table)))
@@ -170,23 +137,5 @@ class Home:
                 f"{path} can't be written ({error.strerror}): free some disk space, or set MGRD_STATE"
             ) from error
 
-    @staticmethod
-    def _read(path: Path, kind: type[T]) -> T | None:
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise HomeError(
-                f"{path} can't be read ({error.strerror}): it belongs to whoever started the service"
-            ) from error
-        except msgspec.MsgspecError as error:
-            raise HomeError(
-                f"{path} is damaged ({error}): stop the service's processes, then remove this file"
-            ) from error
 
-
-def is_alive(pid: int, pid_start: int) -> bool:
-    """A process of this id runs and began at that time."""
-    row = guardian.look(pid) if pid else None
-    return row is not None and row[1] == pid_start
+__all__ = ["Home", "HomeError", "ProcessRecord", "ProcessTable", "ServiceRecord", "is_alive"]

@@ -27,10 +27,9 @@ from orchestrator.config.compose import CONF_DIR, checked, from_text, refuse_unk
 from orchestrator.config.named import split_named
 from orchestrator.config.resume import FIXED, apply_overrides, lasting
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.demand import Demand, demand_of
 from orchestrator.errors import ConfigError
 from orchestrator.service.allowed_paths import outside
-from orchestrator.service.demand import demand_of
-from orchestrator.service.messages import Demand
 from orchestrator.service.override_rules import IntakeRefused, check_overrides, is_group
 
 COMPOSED = 512  # compositions kept: a load of equal submits composes once

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.demand import Bundle, Demand
+
 
 class State(StrEnum):
     """Where an experiment is; `states.py` says what may follow what."""
@@ -44,34 +46,6 @@ class Priority(StrEnum):
     LOW = "low"
     NORMAL = "normal"
     HIGH = "high"
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """What one process needs, on one machine. cpus: cores; gpus: devices; memory_gib: of the host."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-    memory_gib: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """Everything an experiment holds while it runs: one bundle a trainer rank, one an engine; all or nothing."""
-
-    bundles: tuple[Bundle, ...] = ()
-
-    @property
-    def cpus(self) -> float:
-        return sum(bundle.cpus for bundle in self.bundles)
-
-    @property
-    def gpus(self) -> float:
-        return sum(bundle.gpus for bundle in self.bundles)
-
-    @property
-    def memory_gib(self) -> float:
-        return sum(bundle.memory_gib for bundle in self.bundles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +188,21 @@ class AuditLine:
     outcome: str
     at: float
     address: str = ""
+
+
+__all__ = [
+    "AuditLine",
+    "Bundle",
+    "Cause",
+    "Demand",
+    "Event",
+    "Experiment",
+    "Priority",
+    "Progress",
+    "Quota",
+    "SampledTrajectory",
+    "State",
+    "Token",
+    "User",
+    "Wanted",
+]

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 
 from orchestrator.config.compose import compose_config, to_yaml
+from orchestrator.demand import demand_of
 from orchestrator.embedded import EmbeddedServices
 from orchestrator.processes import ServiceProcess, claim_port
-from orchestrator.service.demand import demand_of
 from orchestrator.service.launcher import RayLauncher
 from orchestrator.service.messages import Experiment, Priority, State
 from orchestrator.service.ray_api import RayApi

@@ -7,10 +7,10 @@ import pytest
 from actor import TrainerDied
 from orchestrator.config.compose import compose_config
 from orchestrator.datasets import DataError
+from orchestrator.demand import demand_of
 from orchestrator.errors import ConfigError, NotNow, PreflightError, RunFailed, RunPaused
 from orchestrator.gang import NoPlace, said
 from orchestrator.service.blame import ending_of
-from orchestrator.service.demand import demand_of
 from orchestrator.service.messages import Bundle, Cause, Demand, State
 from orchestrator.service.observer import slowest_reward
 from orchestrator.spool import TrackingError
