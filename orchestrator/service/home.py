@@ -67,7 +67,7 @@ class Home:
 
     @property
     def settings_file(self) -> Path:
-        """What the supervisor was started with: the settings of `mgrd up`, as JSON."""
+        """What the service that runs, or ran last, was started with: the settings of its `mgrd up`, as JSON."""
         return self.root / "settings.json"
 
     @property

@@ -5,7 +5,7 @@ stop. Invariants: one supervisor a home, by a lock that is free only when nothin
 SIGKILL leaves the rest to the guardian; what dies is started again, with longer pauses the more often it dies, and never given up once
 the service has been ready.
 
-    python -m orchestrator.service.supervisor      # settings from `settings.json` of the home, written by `mgrd up`
+    python -m orchestrator.service.supervisor < settings.json      # as `mgrd up` calls it; kept in the home by the one that serves
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from orchestrator import guardian
-from orchestrator.errors import MgrdError
+from orchestrator.errors import ConfigError, MgrdError
 from orchestrator.processes import Guardian, ServiceError, ServiceProcess
 from orchestrator.restarts import SERVICE
 from orchestrator.service import members as service_members
@@ -43,6 +43,7 @@ from orchestrator.service.tokens import TokenStore, new_token
 TICK_S = 0.25
 LOOK_S = 2.0  # between looks at readiness and log sizes
 LOCK_WAIT_S = 30.0  # a guardian needs up to 15 s to end what a killed supervisor left
+ALREADY = 3  # exit status of one that found another at work
 STOP_PATIENCE_S = 5.0  # for Redis, while everything waits to end
 DEATHS_BEFORE_READY = (
     3  # one that dies so often without ever answering is broken: `mgrd up` says why instead of waiting
@@ -88,6 +89,9 @@ class Supervisor:
         """Start, keep, and at the end stop everything. Returns the exit status; the record says why when it is not 0."""
         self.home.make()
         with _locked(self.home) as lock:
+            Home.write(
+                self.home.settings_file, msgspec.json.encode(self.settings)
+            )  # of two that start at once, the one that serves
             self._end_leftovers()
             keeper = Guardian(self.home.logs / "guardian.log", keep_open=(lock,))
             error = ""
@@ -306,20 +310,34 @@ def _locked(home: Home) -> Iterator[int]:
                 break
             except BlockingIOError:
                 record = home.record()
-                if record.alive or time.monotonic() > deadline:
+                if record.alive:
                     raise AlreadyRuns(f"the service already runs: {record.url} (process {record.pid})") from None
+                if time.monotonic() > deadline:
+                    raise HomeError(
+                        f"something still holds {home.lock_file}, though no service runs: another start that hangs, or what cleans up "
+                        "behind one that was killed; `fuser` on that file names it"
+                    ) from None
                 time.sleep(0.1)
         yield lock
     finally:
         os.close(lock)
 
 
+def _told(text: bytes) -> ServiceSettings:
+    try:
+        return msgspec.json.decode(text, type=ServiceSettings)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"standard input holds no settings ({error}): start the service with `mgrd up`") from error
+
+
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a question to Ray
-    home = Home.default()
-    settings = msgspec.json.decode(home.settings_file.read_bytes(), type=ServiceSettings)
-    supervisor = Supervisor(home, settings)
+    try:
+        supervisor = Supervisor(Home.default(), _told(sys.stdin.buffer.read()))
+    except ConfigError as error:
+        log.error("%s", error)
+        return 2
 
     def asked(_number: int, _frame: FrameType | None) -> None:
         supervisor.stop()
@@ -331,7 +349,7 @@ def main() -> int:
         return supervisor.run()
     except AlreadyRuns as error:
         log.error("%s", error)
-        return 3
+        return ALREADY
     except MgrdError as error:
         log.error("%s", error)
         return 1

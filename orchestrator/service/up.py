@@ -1,8 +1,8 @@
 """`mgrd up`, `mgrd down`, `mgrd status`: the service as a person handles it.
 
 Neighbours: `supervisor` is the process that they start, ask and look at; `cli` hangs them in. Invariants: `up` returns when the service
-takes requests, or says why not and leaves nothing behind; a second `up` changes nothing; `down` returns when no process is left, and
-nothing that was submitted is lost.
+takes requests, or says why not and leaves nothing behind; a second `up`, also at the same moment, changes nothing; `down` returns when
+no process is left, and nothing that was submitted is lost.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import IO, Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -37,6 +38,7 @@ DOWN_LIMIT_S = 120.0  # on top of the grace that experiments get
 CANCEL_LIMIT_S = 30.0
 POLL_S = 0.1
 REFUSED, FAILED, STOPPED, INTERRUPTED = 2, 1, 3, 130
+ALREADY = 3  # the supervisor's exit status when another one serves
 
 console = Console()
 errors = Console(stderr=True)
@@ -90,13 +92,16 @@ def up_command(
         settings = with_roots(read_settings(given, file=config))
         record = home.record()
         if record.alive:
-            _already(record)
+            _join(home)
             return
         home.make()
-        Home.write(home.settings_file, msgspec.json.encode(settings))
-        if foreground:
-            os.execv(sys.executable, _supervisor_argv())
-        _start(home)
+        with tempfile.TemporaryFile() as told:
+            told.write(msgspec.json.encode(settings))
+            told.seek(0)
+            if foreground:
+                os.dup2(told.fileno(), sys.__stdin__.fileno() if sys.__stdin__ else 0)
+                os.execv(sys.executable, _supervisor_argv())
+            _start(home, told)
     except MgrdError as error:
         _refuse(error)
 
@@ -208,13 +213,14 @@ def stop_service(record: ServiceRecord, limit_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def _start(home: Home) -> None:
+def _start(home: Home, told: IO[bytes]) -> None:
+    """told: the settings; the supervisor keeps them where it is the one that serves."""
     log = home.logs / "supervisor.log"
     begun = log.stat().st_size if log.exists() else 0
     with log.open("ab") as out:
         process = subprocess.Popen(
             _supervisor_argv(),
-            stdin=subprocess.DEVNULL,
+            stdin=told,
             stdout=out,
             stderr=out,
             start_new_session=True,
@@ -229,7 +235,10 @@ def _start(home: Home) -> None:
         process.wait()
         errors.print("[yellow]stopped[/yellow] before it was ready", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
-    if process.poll() is not None:
+    if process.returncode == ALREADY:
+        _join(home)
+        return
+    if process.returncode is not None:
         reason = home.record().error or _tail(log, begun)
         errors.print(f"[red]failed:[/red] the service did not start: {escape(reason)}", highlight=False, soft_wrap=True)
         errors.print(f"its logs: {home.logs}", highlight=False, soft_wrap=True)
@@ -271,7 +280,18 @@ def _print_ready(home: Home) -> None:
     console.print("next: mgrd submit experiment=demo; mgrd ps -w; stop with mgrd down", highlight=False)
 
 
-def _already(record: ServiceRecord) -> None:
+def _join(home: Home) -> None:
+    """Another one has started it: say where it serves, once it does. Raises ServiceError when it ends instead."""
+    deadline = time.monotonic() + UP_LIMIT_S
+    with console.status("another `mgrd up` has started the service; waiting until it serves"):
+        while (record := home.record()).alive and not record.ready:
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the service was not ready within {UP_LIMIT_S:.0f} s; its logs: {home.logs}")
+            time.sleep(POLL_S)
+    if not record.alive:
+        raise ServiceError(
+            f"the service has just ended{': ' + record.error if record.error else ''}; call `mgrd up` again"
+        )
     console.print(
         f"the service already runs: {record.url} (process {record.pid}); to change its settings: mgrd down, then mgrd up",
         highlight=False,

@@ -32,17 +32,16 @@ class Shell:
     def __init__(self, root: Path) -> None:
         self.environment = os.environ | {"MGRD_STATE": str(root / "state"), "MGRD_CACHE": str(root / "cache")}
         self.home = Home(root / "state" / "service")
-        self.told = ""
+        self.told: list[str] = []
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=2 * LIMIT_S,
-        )
+        with self.begin(*arguments) as process:
+            out, err = process.communicate(timeout=2 * LIMIT_S)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "orchestrator.cli", *arguments]
+        return subprocess.Popen(argv, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def until(what: str, condition) -> None:
@@ -55,10 +54,12 @@ def until(what: str, condition) -> None:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     shell = Shell(tmp_path_factory.mktemp("up"))
-    begun = shell("up", "--port", "0", "--set", "object_store_mb=80", "--set", "ray_cpus=1")
+    up = ("up", "--port", "0", "--set", "object_store_mb=80", "--set", "ray_cpus=1")
     try:
-        assert begun.returncode == 0, begun.stdout + begun.stderr
-        shell.told = begun.stdout
+        with shell.begin(*up) as one, shell.begin(*up) as other:
+            said = [process.communicate(timeout=2 * LIMIT_S) for process in (one, other)]
+        assert (one.returncode, other.returncode) == (0, 0), said
+        shell.told = sorted((out for out, _ in said), key=lambda out: "already runs" in out)
         yield shell
     finally:
         record = shell.home.record()
@@ -69,9 +70,15 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def test_up_says_where_everything_is_and_leaves_the_terminal(shell: Shell) -> None:
     record = shell.home.record()
     for shown in ("ready", record.url, record.mlflow_uri, "no tokens: loopback only", str(shell.home.logs)):
-        assert shown in shell.told
+        assert shown in shell.told[0]
     assert os.getsid(record.pid) == record.pid, "a session of its own: closing the terminal does not end it"
     assert urllib.request.urlopen(f"{record.url}/healthz").status == 200
+
+
+def test_of_two_that_start_it_at_once_one_does_and_the_other_says_that_it_runs(shell: Shell) -> None:
+    record = shell.home.record()
+    assert "already runs" not in shell.told[0]
+    assert f"already runs: {record.url} (process {record.pid})" in shell.told[1]
 
 
 def test_second_up_says_that_it_runs(shell: Shell) -> None:
