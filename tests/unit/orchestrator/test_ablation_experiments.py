@@ -14,7 +14,7 @@ from orchestrator.pipeline import stages_of
 
 ARMS = [
     ("mgrd_tiny_correct_only", "mgrd_tiny", {"pipeline.distil.grounding", "pipeline.distil.consistency"}),
-    ("mgrd_tiny_rl_alone", "mgrd_tiny", {"pipeline.refine.steps"}),
+    ("mgrd_tiny_rl_alone", "mgrd_tiny", {"pipeline.refine.steps", "pipeline.sentinels.think_length"}),
     (
         "ablate_no_think_reward",
         "ablate_think_reward",
