@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 REDIS_TIMEOUT_S = 60.0  # an append-only file of a long run is read back first
 MLFLOW_TIMEOUT_S = 300.0  # 8 s on two idle cores with bytecode; machines that train beside it take far longer
+FOREIGN_MLFLOW_TIMEOUT_S = 120.0  # a server of somebody else's may be starting anew, just as during the run
 RAY_STOP_TIMEOUT_S = 5.0
 OBJECT_STORE_MB = 256
 RAY_TRIES = 3
@@ -106,11 +107,15 @@ class EmbeddedServices:
         if self._mlflow is not None and uri == self._mlflow[1]:
             self._mlflow[0].wait_ready(timeout_s)
         elif uri.startswith(("http://", "https://")):
-            deadline = time.monotonic() + min(timeout_s, 30.0)
+            limit_s = min(timeout_s, FOREIGN_MLFLOW_TIMEOUT_S)
+            deadline, told = time.monotonic() + limit_s, False
             while not mlflow_answers(uri):
+                if not told:
+                    log.warning("no MLflow server answers at %s; trying for %.0f s", uri.rpartition("@")[2], limit_s)
+                    told = True
                 if time.monotonic() > deadline:
                     raise ServiceError(
-                        f"no MLflow server answers at {uri}: start it, correct cluster.mlflow_uri, or leave it empty"
+                        f"no MLflow server answers at {uri.rpartition('@')[2]}: start it, correct cluster.mlflow_uri, or leave it empty"
                     )
                 time.sleep(0.5)
         return uri

@@ -152,6 +152,13 @@ class ServiceRoom:
         """Actors of one class, as their processes call themselves."""
         return [p for p in self.processes() if command(p).startswith(f"ray::{kind}")]
 
+    def mlflow_processes(self) -> list[psutil.Process]:
+        """The tracking server and its workers."""
+        port = self.mlflow_uri.rpartition(":")[2]
+        everyone = psutil.Process().children(recursive=True)
+        servers = [p for p in everyone if "mlflow" in command(p) and f"--port {port}" in command(p)]
+        return list({p.pid: p for s in servers for p in (s, *s.children(recursive=True))}.values())
+
     def processes(self) -> list[psutil.Process]:
         """All that the Ray head started, engines' cores and scoring processes as well."""
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
+from mlflow import MlflowClient
 from service_room import UPDATES, ServiceRoom, alive, eventually, updates
 
 from orchestrator.service.capacity import RayCapacity
@@ -18,6 +22,7 @@ from orchestrator.service.messages import Experiment, State, Wanted
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 FREE_WITHIN_S = 20.0  # what a user is promised
+MLFLOW_AWAY_S = 60.0
 SPEED = ("--round-s", "0.25", "--retry-first-s", "0.5", "--lease-s", "3")
 
 
@@ -72,6 +77,23 @@ def test_its_record_in_mlflow_says_whose_it_is(room: ServiceRoom, whole: Experim
     assert (tags["mgrd.experiment"], tags["mgrd.user"], tags["team"]) == ("whole", "alice", "ears")
 
 
+def test_no_password_is_shown_by_ray_or_mlflow(room: ServiceRoom, whole: Experiment) -> None:
+    password = urlsplit(room.redis_url).password
+    assert password
+    told = json.dumps([room.api.get("/api/jobs/"), room.api.rows("jobs"), room.api.rows("runtime_envs")])
+    assert whole.job in told and password not in told
+    found = httpx.get(f"{room.mlflow_uri}/api/2.0/mlflow/runs/get", params={"run_id": whole.mlflow_run}, timeout=30)
+    assert "cluster.redis_url" in found.text and password not in found.text
+    for name in ("config.yaml", "params.json"):
+        where = {"path": name, "run_uuid": whole.mlflow_run}
+        kept = httpx.get(f"{room.mlflow_uri}/get-artifact", params=where, timeout=30).text
+        assert "redis_url" in kept and password not in kept, name
+    files = [path for path in Path(whole.run_dir).rglob("*") if path.is_file()]
+    holders = [path for path in files if password.encode() in path.read_bytes()]
+    assert {path.name for path in holders} == {"addresses.json", "config.yaml"}
+    assert [path for path in holders if path.stat().st_mode & 0o077] == []
+
+
 def test_every_component_keeps_its_own_log(whole: Experiment) -> None:
     logs = Path(whole.run_dir) / "logs"
     assert {path.name for path in logs.glob("*.log")} >= {
@@ -89,7 +111,7 @@ def test_nothing_is_left_of_what_has_succeeded(room: ServiceRoom, whole: Experim
     assert eventually(lambda: _all_free(room), FREE_WITHIN_S)
 
 
-def test_a_run_that_paused_and_lost_its_driver_makes_the_numbers_of_one_that_was_left_alone(
+def test_a_run_that_paused_lost_its_driver_and_mlflow_makes_the_numbers_of_one_that_was_left_alone(
     room: ServiceRoom, data: Path, whole: Experiment
 ) -> None:
     room.submit("shaken", data)
@@ -100,10 +122,13 @@ def test_a_run_that_paused_and_lost_its_driver_makes_the_numbers_of_one_that_was
     room.store.resume("shaken", "alice")
     further = paused.progress.update + 1
     room.until("shaken", "at work again", lambda e: e.attempt == 2 and e.progress.update >= further)
-    room.driver("shaken").kill()
-    ended = room.until_state("shaken", State.SUCCEEDED)
+    with mlflow_away(room, MLFLOW_AWAY_S):
+        room.driver("shaken").kill()
+        ended = room.until_state("shaken", State.SUCCEEDED)
     assert ended.attempt == 3
     assert updates(ended) == updates(whole)
+    for experiment in (whole, ended):
+        assert recorded_updates(room, experiment) == list(range(1, UPDATES + 1)), "MLflow has every policy update, once"
     before, after = (json.loads((Path(e.run_dir) / "report.json").read_text()) for e in (whole, ended))
     assert after["eval"] == before["eval"]
 
@@ -127,6 +152,31 @@ def test_a_lost_trainer_costs_an_attempt_and_a_cancel_frees_every_process(
     assert not room.working(), "cancelled is said when nothing of it runs any more"
     assert time.monotonic() - asked < FREE_WITHIN_S
     assert everything and _all_free(room)
+
+
+@contextlib.contextmanager
+def mlflow_away(room: ServiceRoom, seconds: float) -> Iterator[None]:
+    """MLflow answers nobody for so long, whatever happens inside."""
+    servers = room.mlflow_processes()
+    assert servers
+    for server in servers:
+        server.suspend()
+    back = threading.Timer(seconds, lambda: [server.resume() for server in servers])
+    back.start()
+    try:
+        yield
+    finally:
+        back.join()
+
+
+def recorded_updates(room: ServiceRoom, experiment: Experiment) -> list[int]:
+    """Steps at which MLflow has a reward, over the run's stages."""
+    client = MlflowClient(room.mlflow_uri)
+    run = client.get_run(experiment.mlflow_run)
+    stages = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    return sorted(
+        metric.step for stage in stages for metric in client.get_metric_history(stage.info.run_id, "reward/mean")
+    )
 
 
 def _all_free(room: ServiceRoom) -> bool:
