@@ -23,6 +23,7 @@ from orchestrator.conductor import Conductor
 from orchestrator.config.compose import flat, from_yaml, to_yaml
 from orchestrator.config.resume import lasting, refuse_another_run
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.shown import shown
 from orchestrator.curve import write_curve
 from orchestrator.data_stage import Questions, load_or_build
 from orchestrator.demand import demand_of
@@ -139,7 +140,8 @@ class Controller:
         self.state |= {"changed": self.state.get("changed", False) or changed, "rewards": versions}
         self.state["starts"] = self.state.get("starts", 0) + 1
         self._save()
-        write_atomic(self.directory.config_file, to_yaml(lasting(self.config)))
+        secret = shown(self.config) != self.config
+        write_atomic(self.directory.config_file, to_yaml(lasting(self.config)), owner_only=secret)
 
     def _start(self, services: EmbeddedServices) -> None:
         """Services, model, engines, trainer; then the weights of the last checkpoint on every side."""
@@ -151,7 +153,7 @@ class Controller:
         self.tracker = Tracker(services.wait_for_mlflow(uri), config.run.name, self.directory.root / "tracking")
         run_id = self.tracker.start_run(
             f"{config.run.name}-seed{config.run.seed}",
-            flat(config),
+            flat(shown(config)),
             self._tags
             | {"mgrd.run_dir": str(self.directory.root), "mgrd.model": str(config.model.path or config.model.name)},
             run_id=self.state.get("mlflow_run_id"),
@@ -162,7 +164,7 @@ class Controller:
         self.observer.tracked(run_id, uri)
         if first or self.state["changed"]:
             suffix = "" if first else f".{self.state['starts']}"
-            self.tracker.text(f"config{suffix}.yaml", to_yaml(lasting(config)))
+            self.tracker.text(f"config{suffix}.yaml", to_yaml(shown(lasting(config))))
             self.tracker.text(f"rewards{suffix}.json", json.dumps(self.reward.versions, indent=1))
         if first:
             for name, file in self.questions.files.items():

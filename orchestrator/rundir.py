@@ -22,10 +22,12 @@ CHECKPOINT_PREFIX = "update_"  # of policy updates
 STEP_PREFIX = "step_"  # of supervised steps
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write whole, flush to disk, then name."""
+def write_atomic(path: Path, text: str, *, owner_only: bool = False) -> None:
+    """Write whole, flush to disk, then name. owner_only: nobody else may read it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
+        if owner_only:
+            os.fchmod(file.fileno(), 0o600)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

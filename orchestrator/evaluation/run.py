@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator import paths, preflight
 from orchestrator.config.compose import compose_config, to_yaml
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.shown import shown
 from orchestrator.embedded import EmbeddedServices
 from orchestrator.errors import MgrdError, PreflightError, RunPaused
 from orchestrator.evaluation.chunks import ChunkStore, EvaluationPlan
@@ -178,7 +179,7 @@ def _evaluate(
             run_id=state.get("mlflow_run_id"),
         )
         if "mlflow_run_id" not in state:
-            tracker.text("config.yaml", to_yaml(config))
+            tracker.text("config.yaml", to_yaml(shown(config)))
             tracker.dataset(request.data.path, request.data.digest, "evaluation")
         state["mlflow_run_id"] = run_id
         started, before = time.monotonic(), state["seconds"]

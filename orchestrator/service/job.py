@@ -1,6 +1,6 @@
 """One attempt of an experiment, as Ray runs it: the run itself, watched, and its last word to the store.
 
-    python -m orchestrator.service.job ID ATTEMPT      (addresses in MGRD_REDIS_URL, MGRD_MLFLOW_URI, MGRD_REDIS_PREFIX)
+    python -m orchestrator.service.job ID ATTEMPT FILE      (FILE: the launcher's, with MGRD_REDIS_URL, MGRD_MLFLOW_URI, MGRD_REDIS_PREFIX)
 
 Neighbours: `launcher` starts it, `scheduler` watches it from outside, the controller does the work. Invariants: it says what became of
 the run (`Store.finish`), except where infrastructure failed or a signal ended it: then it leaves without a word, and the scheduler
@@ -20,6 +20,7 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
+import msgspec
 from rich.console import Console
 
 from orchestrator.config.compose import from_text
@@ -71,6 +72,16 @@ class Addresses:
             environment["MGRD_MLFLOW_URI"],
             environment["RAY_ADDRESS"],
         )
+
+
+def told(file: Path) -> dict[str, str]:
+    """What the launcher wrote. Raises MgrdError."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise MgrdError(
+            f"{file} can't be read ({error}): the service's runs must lie on a volume that every machine sees, and belong to one user"
+        ) from error
 
 
 def config_of(experiment: Experiment, yaml: str, addresses: Addresses) -> ExperimentConfig:
@@ -177,10 +188,10 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if len(arguments) != 2 or not arguments[1].isdigit():
-        return _said(Exit.REFUSED, "usage: python -m orchestrator.service.job ID ATTEMPT")
+    if len(arguments) != 3 or not arguments[1].isdigit():
+        return _said(Exit.REFUSED, "usage: python -m orchestrator.service.job ID ATTEMPT FILE")
     try:
-        return conduct(arguments[0], int(arguments[1]), Addresses.of(os.environ))
+        return conduct(arguments[0], int(arguments[1]), Addresses.of(os.environ | told(Path(arguments[2]))))
     except MgrdError as error:
         return _said(Exit.REFUSED, str(error))
 

@@ -1,7 +1,8 @@
 """An attempt of an experiment as a Ray job: submitted at most once, looked at, stopped.
 
 Neighbours: `scheduler` decides, `job` is what runs. Invariants: a job's id is ID-ATTEMPT, and Ray refuses a second one of that id; a job
-that Ray does not know is a value, not an error; nothing here waits for a job.
+that Ray does not know is a value, not an error; nothing here waits for a job; what Ray is told, and shows to whoever sees its dashboard,
+holds no password: addresses lie in the experiment's folder, for their owner only.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
+from orchestrator.service.home import Home, HomeError
 from orchestrator.service.messages import Experiment
 from orchestrator.service.ray_api import RayApi, RayRefused
 
 STOP_WAIT_S = (
     8  # between asking a job to end (SIGTERM) and ending it (SIGKILL): enough to close engines and tell MLflow
 )
+# With passwords; the rest of a job's variables is nobody's secret.
+ADDRESSES = ("MGRD_REDIS_URL", "MGRD_REDIS_PREFIX", "MGRD_MLFLOW_URI")
+ADDRESSES_FILE = "addresses.json"  # in the experiment's folder, which every machine sees
 
 
 class JobState(StrEnum):
@@ -59,15 +66,18 @@ class Launcher(Protocol):
 
 
 class RayLauncher:
-    """environment: of every job, on top of the cluster's own; code: folder of user code, SHA-256.zip, that all machines see."""
+    """environment: of every job, on top of the cluster's own, but for `ADDRESSES`, which travel by a file; code: folder of user code,
+    SHA-256.zip, that all machines see."""
 
     def __init__(self, api: RayApi, environment: Mapping[str, str], code: Path) -> None:
         self._api = api
-        self._environment = dict(environment)
+        self._environment = {name: value for name, value in environment.items() if name not in ADDRESSES}
+        self._addresses = {name: value for name, value in environment.items() if name in ADDRESSES}
         self._code = code
 
     def launch(self, experiment: Experiment) -> None:
-        command = [sys.executable, "-m", "orchestrator.service.job", experiment.id, str(experiment.attempt)]
+        addresses = self._write_addresses(experiment)
+        command = [sys.executable, "-m", "orchestrator.service.job", experiment.id, str(experiment.attempt), addresses]
         request = {
             "entrypoint": "exec "
             + shlex.join(command),  # no shell between Ray and the job: a signal reaches the job itself
@@ -80,6 +90,16 @@ class RayLauncher:
         except RayRefused:
             if self.look(experiment.job).state is JobState.UNKNOWN:
                 raise
+
+    def _write_addresses(self, experiment: Experiment) -> str:
+        """Anew for each attempt, since servers may have moved. Returns the file's path."""
+        file = Path(experiment.run_dir).absolute() / ADDRESSES_FILE
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Home.write(file, msgspec.json.encode(self._addresses))
+        except (OSError, HomeError) as error:
+            raise RayRefused(f"the folder of {experiment.id} can't be written: {error}") from error
+        return str(file)
 
     def look(self, job: str) -> JobView:
         found = self._api.get(f"/api/jobs/{job}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class ReportingObserver:
         self._tell("stage", {"stage": "start", "state": "began"})
 
     def tracked(self, run_id: str, tracking_uri: str) -> None:
-        url = f"{tracking_uri.rstrip('/')}/#/runs/{run_id}"
+        url = f"{re.sub('//.*@', '//', tracking_uri).rstrip('/')}/#/runs/{run_id}"  # a link for everybody: without a password
         data = {"text": "tracked in MLflow", "mlflow_run": run_id, "mlflow_url": url}
         self._reporter.put(Report("note", data, mlflow_run=run_id, mlflow_url=url))
 

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from orchestrator.config.shown import hidden
 from orchestrator.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -146,7 +147,7 @@ def problems(settings: ServiceSettings) -> list[str]:
     for key, schemes in _SCHEMES.items():
         value = getattr(settings, key)
         if value and not value.startswith(schemes):
-            out.append(f"{key}={value!r}: begins with {' or '.join(schemes)}")
+            out.append(f"{key}={hidden(value)!r}: begins with {' or '.join(schemes)}")
     if bool(settings.ssl_certfile) != bool(settings.ssl_keyfile):
         out.append("ssl_certfile and ssl_keyfile belong together: give both, or neither")
     for key in ("ssl_certfile", "ssl_keyfile"):

@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator import paths
+from orchestrator.config.shown import hidden
 from orchestrator.errors import MgrdError
 from orchestrator.processes import ServiceError
 from orchestrator.service.home import Home, ServiceRecord
@@ -156,8 +157,6 @@ def with_roots(settings: ServiceSettings) -> ServiceSettings:
 
 def status(home: Home, record: ServiceRecord) -> dict[str, Any]:
     """What `mgrd status --json` prints; without secrets."""
-    from orchestrator.service.members import hidden
-
     rows = home.processes().processes if record.alive else ()
     state = "stopped"
     if record.alive:
@@ -170,7 +169,7 @@ def status(home: Home, record: ServiceRecord) -> dict[str, Any]:
         "pid": record.pid if record.alive else 0,
         "started_at": record.started_at,
         "redis": hidden(record.redis_url),
-        "mlflow": record.mlflow_uri,
+        "mlflow": hidden(record.mlflow_uri),
         "ray": record.ray_address,
         "ray_dashboard": record.ray_dashboard,
         "own": list(record.own),
@@ -269,7 +268,7 @@ def _print_ready(home: Home) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
         ("page and API", record.url),
-        ("MLflow", record.mlflow_uri),
+        ("MLflow", hidden(record.mlflow_uri)),
         ("Ray", f"{record.ray_address}, dashboard {record.ray_dashboard}"),
         ("access", access(record, _settings(home))),
         ("logs", str(home.logs)),

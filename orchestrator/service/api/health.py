@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from orchestrator.config.shown import hidden
 from orchestrator.errors import MgrdError
 from orchestrator.service.access import Reader
 from orchestrator.service.api.bodies import Amounts, ClusterView, Health, Queue, Ready, amounts
@@ -107,5 +108,5 @@ def _mlflow(here: Context) -> str:
     try:
         found = httpx.get(f"{uri.rstrip('/')}/health", timeout=MLFLOW_S, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        return f"{uri} does not answer: {error}"
-    return "ok" if found.status_code == 200 else f"{uri} answers {found.status_code}"
+        return f"{hidden(uri)} does not answer: {type(error).__name__}"
+    return "ok" if found.status_code == 200 else f"{hidden(uri)} answers {found.status_code}"
