@@ -62,7 +62,10 @@ class Link:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            raise StoreError(f"the Redis address {without_password(url)!r} is malformed: {error}") from error
+            raise StoreError(
+                f"the Redis address {without_password(url)!r} is malformed{_detail(url, error)}; it begins with redis://, "
+                "rediss:// or unix://, and in a password `/`, `?`, `#` and `@` are written %2F, %3F, %23 and %40"
+            ) from None  # the error may quote the password
         return cls(client, prefix, patience_s=patience_s)
 
     def close(self) -> None:
@@ -143,7 +146,12 @@ def script_text(name: str) -> str:
 
 
 def without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//…@", url)
+    """All up to the last @ is left out: a password that is not encoded may hold any of the signs that end it."""
+    return re.sub(r"//.*@", "//…@", url, flags=re.DOTALL)
+
+
+def _detail(url: str, error: ValueError) -> str:
+    return "" if "@" in url else f": {error}"
 
 
 def joined(names: Iterable[str]) -> str:

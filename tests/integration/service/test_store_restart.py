@@ -127,5 +127,18 @@ def test_a_wrong_password_or_address_is_told_at_once(room: StoreRoom) -> None:
     with pytest.raises(StoreError, match="refuses the password"):
         Store.from_url(wrong, patience_s=30).counts()
     assert time.monotonic() - begun < 10
-    with pytest.raises(StoreError, match="malformed"):
-        Store.from_url("http://:geheim@nowhere")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://:geheim@nowhere", "redis://:ge/heim@nowhere:1", "redis://:ge#heim@nowhere:1"],
+)
+def test_a_malformed_address_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(StoreError, match="malformed") as caught:
+        Store.from_url(url)
+    assert "heim" not in str(caught.value) and "'ge" not in str(caught.value) and ":ge" not in str(caught.value)
+
+
+def test_a_malformed_address_without_a_password_is_told_why() -> None:
+    with pytest.raises(StoreError, match="Port could not be cast"):
+        Store.from_url("redis://nowhere:abc")
