@@ -61,7 +61,7 @@ def queue_again(store: Store, asked: Sequence[str]) -> list[str]:
         try:
             state = store.get(id).state
             if state is State.PAUSED:
-                store.resume(id, BY)
+                store.resume(id, BY, keeps_place=True)
                 queued.append(id)
             elif state in (State.STARTING, State.RUNNING):
                 store.ask(id, Wanted.NOTHING, BY)

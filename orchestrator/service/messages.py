@@ -77,6 +77,8 @@ class Experiment:
     id: NAME-xxxxxx, unique; overrides: as submitted (`experiment=demo`, `run.seed=7`), later ones of `resume` appended; tags: the
     user's; demand: what it holds while it runs; attempt: number of launches so far, the fencing token of the job's own reports;
     lease, owner, lease_until: fencing token, name and end of the scheduler's hold; not_before: earliest next launch (back-off);
+    queued_at: when it was submitted or its user resumed it, its place in the queue, which a failure of infrastructure and a stop of
+    the service leave as it is; first_started_at: its first start since then; started_at: that of its present or last attempt;
     retries: launches by cause after a failure; wanted: what its user has asked for; reason, cause: why it is where it is;
     parent: id of a sweep or ""; code: SHA-256 of the user code that travels with it or ""; run_dir: of its files; config_sha256:
     of the resolved configuration (`Store.config`); mlflow_run, mlflow_url: its record, "" before it has one.
@@ -103,6 +105,7 @@ class Experiment:
     lease_until: float = 0.0
     not_before: float = 0.0
     queued_at: float = 0.0
+    first_started_at: float = 0.0
     started_at: float = 0.0
     ended_at: float = 0.0
     retries: dict[str, int] = field(default_factory=dict)
@@ -112,6 +115,16 @@ class Experiment:
     mlflow_run: str = ""
     mlflow_url: str = ""
     progress: Progress = field(default_factory=Progress)
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """What is left to the scheduler of an experiment that has started and ended: a turn that its user has had."""
+
+    id: str
+    user: str
+    queued_at: float
+    first_started_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +210,7 @@ __all__ = [
     "Demand",
     "Event",
     "Experiment",
+    "PastRun",
     "Priority",
     "Progress",
     "Quota",

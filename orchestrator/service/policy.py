@@ -6,7 +6,8 @@ whoever waits has a reason; equal input in any order gives equal decisions.
 
 The order. 1. Priority, with ageing: the level is low 0, normal 1, high 2, plus one for every whole `age_step_s` since its turn began.
 Its turn begins when it is queued, and again with every start of an experiment that the same user queued before it (or with it): what
-ages is who gets nothing, so five hundred runs submitted at once don't grow old together and pass everybody else. 2. Within a level,
+ages is who gets nothing, so five hundred runs submitted at once don't grow old together and pass everybody else. One that comes back
+after a failure of infrastructure keeps the time at which it was queued, and its next start begins nobody's turn anew. 2. Within a level,
 fair share between users: the one first whose share of the cluster (the largest of its shares of GPUs, CPUs and memory) is the
 smallest, counting what the user holds and what it has waiting before this one. 3. Who was queued first; then the id.
 
@@ -35,7 +36,7 @@ import numpy as np
 from orchestrator.service import wording
 from orchestrator.service.messages import Quota
 from orchestrator.service.placement import Node, Strategy, free_amounts, place_shape, placed_amounts, total_amounts
-from orchestrator.service.queue_order import Queued, Shares, queue_order
+from orchestrator.service.queue_order import Queued, Shares, Started, queue_order
 from orchestrator.service.reservation import rows_to_hold
 from orchestrator.service.shapes import Shape, shape_of
 from orchestrator.service.user_quotas import UserQuotas
@@ -64,6 +65,7 @@ class Why(StrEnum):
     HELD = "held"  # enough is free, but held for somebody who has waited long
     QUOTA = "quota"
     BACK_OFF = "back_off"
+    EARLIER = "earlier"  # it may start, but the job of an earlier attempt has not ended; said by the scheduler
     NEVER = "never"  # does not fit the machines there are, even empty
 
 
@@ -90,13 +92,14 @@ def decide(
     now: float,
     *,
     held: Mapping[str, Sequence[str]] | None = None,
-    ended: Sequence[Queued] = (),
+    ended: Sequence[Started] = (),
 ) -> list[Decision]:
     """One decision for each of `waiting`, in the order of the queue.
 
     running: all that hold resources, also those starting; nodes: what is free of them must already leave out everything in `running`.
     held: `held_nodes` of the round before, so that reservations stay where they are. ended: those that ended within the last
-    `age_step_s`, if at hand: their starts count for the turn of their user's others.
+    `age_step_s`: their starts count for the turn of their user's others, or a sweep of short runs would grow old as a whole. now:
+    seconds since 1970 UTC.
     """
     step = _Round(waiting, running, nodes, settings, now)
     step.held_before = held or {}

@@ -22,21 +22,27 @@ SHARE_DECIMALS = (
 )
 
 
-class Queued(Protocol):
-    """What the policy reads of an experiment, waiting, running or ended; `messages.Experiment` is one. Times: seconds since 1970 UTC."""
+class Started(Protocol):
+    """What the policy reads of an experiment that has started, and perhaps ended. first_started_at: since `queued_at`, so that another
+    try of it is no turn that its user has; times: seconds since 1970 UTC."""
+
+    @property
+    def user(self) -> str: ...
+    @property
+    def queued_at(self) -> float: ...
+    @property
+    def first_started_at(self) -> float: ...
+
+
+class Queued(Started, Protocol):
+    """What it reads of one that waits or runs; `messages.Experiment` is one."""
 
     @property
     def id(self) -> str: ...
     @property
-    def user(self) -> str: ...
-    @property
     def priority(self) -> Priority: ...
     @property
     def demand(self) -> Demand: ...
-    @property
-    def queued_at(self) -> float: ...
-    @property
-    def started_at(self) -> float: ...
     @property
     def not_before(self) -> float: ...
 
@@ -51,7 +57,7 @@ class Shares:
 
 def queue_order(
     waiting: Sequence[Queued],
-    starts: Sequence[Queued],
+    starts: Sequence[Started],
     shares: Shares,
     age_step_s: float,
     now: float,
@@ -72,14 +78,14 @@ def queue_order(
 
 
 def _turns(
-    queued_at: NDArray[np.float64], user: NDArray[np.int64], codes: Mapping[str, int], starts: Sequence[Queued]
+    queued_at: NDArray[np.float64], user: NDArray[np.int64], codes: Mapping[str, int], starts: Sequence[Started]
 ) -> NDArray[np.float64]:
-    """When each one's turn began: queued, or the last start of what its user had queued before it or at the same time."""
+    """When each one's turn began: queued, or the last first start of what its user had queued before it or at the same time."""
     turns = queued_at.copy()
     started: dict[int, list[tuple[float, float]]] = {}
     for e in starts:
         if e.user in codes:
-            started.setdefault(codes[e.user], []).append((e.queued_at, e.started_at))
+            started.setdefault(codes[e.user], []).append((e.queued_at, e.first_started_at))
     for code, times in started.items():
         times.sort()
         queued, last = np.array(times).T

@@ -30,7 +30,7 @@ class SimulatedExperiment:
     demand: Demand
     queued_at: float
     duration_s: float
-    started_at: float = 0.0
+    first_started_at: float = 0.0
     not_before: float = 0.0
 
 

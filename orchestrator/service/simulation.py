@@ -141,7 +141,7 @@ def simulate(
         for id, machines in rule(list(waiting.values()), list(running.values()), ended, list(cluster.values()), now):
             e = waiting.pop(id)
             _change(cluster, e.demand, machines, -1)
-            running[id] = replace(e, started_at=now)
+            running[id] = replace(e, first_started_at=now)
             where[id] = machines
             runs.append(Run(e, now))
             heapq.heappush(ends, (now + e.duration_s, id))

@@ -122,10 +122,12 @@ class Store(StoreReader):
         overrides: Sequence[str] | None = None,
         config_yaml: str | None = None,
         demand: Demand | None = None,
+        keeps_place: bool = False,
     ) -> Experiment:
         """Put a paused, failed or cancelled experiment back into the queue, with a fresh retry budget.
 
-        overrides: appended to those it has; config_yaml, demand: replace what it has. Raises NotPossible, NoSuchExperiment.
+        overrides: appended to those it has; config_yaml, demand: replace what it has; keeps_place: in the queue, for a pause that was
+        not its user's wish, else it is queued anew. Raises NotPossible, NoSuchExperiment.
         """
         status, payload = self.link.change(
             "resume",
@@ -136,6 +138,7 @@ class Store(StoreReader):
             "" if demand is None else store_text.proved(demand),
             "" if config_yaml is None else store_text.digest(config_yaml),
             config_yaml or "",
+            "keep" if keeps_place else "",
         )
         if status == "missing":
             self._missing(id)
@@ -202,8 +205,9 @@ class Store(StoreReader):
         not_before: float = 0.0,
         retry_of: str = "",
     ) -> Experiment | None:
-        """End the hold: the job vanished, was cancelled, or is tried again (queued, counted under `retry_of`). None: stale lease, or it
-        has ended already. A cancel (or, when queued again, a pause) that its user asked for meanwhile wins: look at the state returned."""
+        """End the hold: the job vanished, was cancelled, or is tried again (queued where it was, counted under `retry_of`). None: stale
+        lease, or it has ended already. A cancel (or, when queued again, a pause) that its user asked for meanwhile wins: look at the
+        state returned. not_before: seconds since 1970 UTC. Raises ValueError for a state or a time that can't be."""
         if state in ACTIVE:
             raise ValueError(f"an experiment is not settled as {state}")
         if not math.isfinite(not_before):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from orchestrator.service import store_text
-from orchestrator.service.messages import Event, Experiment, Quota, SampledTrajectory, State
+from orchestrator.service.messages import Event, Experiment, PastRun, Quota, SampledTrajectory, State
 from orchestrator.service.states import ACTIVE
 from orchestrator.service.store_errors import NoSuchExperiment
 from orchestrator.service.store_events import EventLog
@@ -73,6 +73,11 @@ class StoreReader:
     def active(self) -> builtins.list[Experiment]:
         """Starting and running ones."""
         return self._mirror.fetch(ACTIVE)
+
+    def past_runs(self, since: float) -> builtins.list[PastRun]:
+        """Of experiments that ended after `since` (seconds since 1970 UTC), a day back at most; the 5000 that ended last."""
+        held = self.link.call(lambda client: client.zrangebyscore(self.link.key("past"), since, "+inf"))
+        return [store_text.PAST_RUN.decode(one) for one in held]
 
     def counts(self) -> dict[State, int]:
         def count(client: Any) -> builtins.list[int]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.service.messages import Event, Experiment, SampledTrajectory
+from orchestrator.service.messages import Event, Experiment, PastRun, SampledTrajectory
 
 EXPERIMENT = msgspec.json.Decoder(Experiment)
 EXPERIMENTS = msgspec.json.Decoder(list[Experiment])
+PAST_RUN = msgspec.json.Decoder(PastRun)
 SAMPLE = msgspec.json.Decoder(SampledTrajectory)
 
 

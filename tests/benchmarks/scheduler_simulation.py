@@ -130,7 +130,7 @@ def _decision_times() -> dict[str, float]:
     drawn = experiments(Load(experiments=10_400, machines=130))
     now = max(e.queued_at for e in drawn) + 60.0
     waiting = drawn[:10_000]
-    running = [replace(e, started_at=now - draw.random() * 80_000.0) for e in drawn[10_000:]]
+    running = [replace(e, first_started_at=now - draw.random() * 80_000.0) for e in drawn[10_000:]]
     nodes = [replace(node, free_gpus=draw.choice([0.0, 0.0, 0.0, 1.0, 2.0])) for node in machines(Load(machines=130))]
     wall, cpu = [], []
     for _ in range(REPEATS):

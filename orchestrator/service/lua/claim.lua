@@ -9,7 +9,9 @@ local job = id .. '-' .. attempt
 if ARGV[6] ~= '' and ARGV[6] ~= job and string.sub(ARGV[6], 1, #id + 1) == id .. '-' then
   return refused('late') -- meant for an attempt that another scheduler has made
 end
+local first = record.first_started_at or '0.0' -- a record of an earlier version has none
+if tonumber(first) < tonumber(record.queued_at) then first = seconds(now) end
 return done('ok', move(id, record, {
   state = '"starting"', attempt = attempt, job = quoted(ARGV[6] ~= '' and ARGV[6] or job), owner = ARGV[4], wanted = '""',
   lease = whole(tonumber(record.lease) + 1), lease_until = seconds(now + tonumber(ARGV[5])), started_at = seconds(now),
-  reason = '""', cause = '""' }, ARGV[4]))
+  first_started_at = first, reason = '""', cause = '""' }, ARGV[4]))

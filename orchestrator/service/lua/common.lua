@@ -6,6 +6,8 @@ local CALL_S = 90 -- a call is sent again for at most the longest patience, 60 s
 local EVENTS_OF_ALL = 100000 -- approximate lengths; older events are dropped
 local EVENTS_OF_ONE = 20000
 local NEWS = 100
+local PAST_S = 86400 -- how long a run that has ended can count for its user's others, and how many of them
+local PAST_RUNS = 5000
 
 local base = KEYS[1]
 
@@ -87,8 +89,17 @@ local function move(id, record, changes, by)
   return text
 end
 
+-- What has started since it was queued, and has ended, still counts for the turn of its user's others.
+local function remember(id, record)
+  if tonumber(record.first_started_at or '0') < tonumber(record.queued_at) then return end
+  redis.call('ZADD', key('past'), now, '{"id":' .. quoted(id) .. ',"user":' .. record.user .. ',"queued_at":' .. record.queued_at ..
+    ',"first_started_at":' .. record.first_started_at .. '}')
+  redis.call('ZREMRANGEBYSCORE', key('past'), '-inf', now - PAST_S)
+  redis.call('ZREMRANGEBYRANK', key('past'), 0, -PAST_RUNS - 1)
+end
+
 -- The end of a hold: state, reason, cause as JSON texts. What a user asked for meanwhile is not lost: a cancel wins over everything but
--- success, a pause over another try.
+-- success, a pause over another try. What is tried again keeps its place in the queue: `queued_at` stays.
 local function let_go(id, record, state, reason, cause, by)
   if record.wanted == '"cancel"' and state ~= '"succeeded"' then
     state, cause = '"cancelled"', '""'
@@ -97,10 +108,9 @@ local function let_go(id, record, state, reason, cause, by)
     state = '"paused"'
   end
   local changes = { state = state, reason = reason, cause = cause, wanted = '""', owner = '""', lease_until = '0.0' }
-  if state == '"queued"' then
-    changes.queued_at = seconds(now)
-  elseif state ~= '"paused"' then
+  if state ~= '"queued"' and state ~= '"paused"' then
     changes.ended_at = seconds(now)
+    remember(id, record)
   end
   wake()
   return changes

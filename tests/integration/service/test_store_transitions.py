@@ -13,6 +13,7 @@ from orchestrator.service.messages import (
     Cause,
     Demand,
     Experiment,
+    PastRun,
     Progress,
     SampledTrajectory,
     State,
@@ -215,6 +216,48 @@ def test_a_pause_is_not_lost_when_the_job_vanishes_and_can_be_taken_back(store: 
     store.ask(one.id, Wanted.PAUSE, "ann")
     ended = store.settle(one.id, 1, State.QUEUED)
     assert ended is not None and ended.state is State.PAUSED
+
+
+def test_a_failure_of_infrastructure_and_a_stop_of_the_service_keep_the_place_in_the_queue(store: Store) -> None:
+    one = bring(store, State.RUNNING)
+    later = submitted(store, 1)
+    first = store.get(one.id).first_started_at
+    retried = store.settle(one.id, 1, State.QUEUED, cause=Cause.INFRASTRUCTURE, retry_of="infrastructure@0")
+    assert retried is not None and retried.queued_at == one.queued_at
+    assert [waiting.id for waiting in store.queued()] == [one.id, later.id]
+    claimed = store.claim(one.id, "s1", LEASE_S)
+    assert claimed is not None and claimed.first_started_at == first < claimed.started_at
+    store.finish(one.id, 2, State.PAUSED)
+    drained = store.resume(one.id, "the service", keeps_place=True)
+    assert (drained.queued_at, drained.first_started_at) == (one.queued_at, first)
+
+
+def test_what_its_user_resumes_is_queued_anew(store: Store) -> None:
+    one = bring(store, State.PAUSED)
+    first = one.first_started_at
+    later = submitted(store, 1)
+    assert store.resume(one.id, "ann").queued_at > later.queued_at
+    again = store.claim(one.id, "s1", LEASE_S)
+    assert again is not None and again.first_started_at == again.started_at > first
+
+
+def test_an_ended_run_is_remembered_as_a_turn_of_its_user_and_what_never_started_is_not(store: Store) -> None:
+    begun = time.time() - 1
+    one, waiting, going = submitted(store), submitted(store, 1), submitted(store, 2)
+    for started in (one, going):
+        store.claim(started.id, "s1", LEASE_S)
+    ended = store.settle(one.id, 1, State.FAILED)
+    store.ask(waiting.id, Wanted.CANCEL, "ann")
+    assert ended is not None
+    assert store.past_runs(begun) == [PastRun(one.id, "ann", one.queued_at, ended.first_started_at)]
+    assert store.past_runs(time.time() + 60) == []
+    resumed = store.resume(one.id, "ann")
+    store.ask(one.id, Wanted.CANCEL, "ann")
+    assert len(store.past_runs(begun)) == 1 and resumed.queued_at > ended.first_started_at
+    old = store.link.key("past")
+    store.link.client.zadd(old, {'{"id":"old"}': begun - 24 * 3600})
+    store.finish(going.id, 1, State.SUCCEEDED)
+    assert [run.id for run in store.past_runs(0)] == [one.id, going.id]
 
 
 def test_resuming_appends_overrides_and_replaces_configuration_and_demand(store: Store) -> None:

@@ -48,7 +48,8 @@ def test_one_that_pauses_in_time_is_queued_again(store: Store) -> None:
     store.finish("a-1", one.attempt, State.PAUSED)
     assert wait_until_still(store, 1.0)
     assert queue_again(store, asked) == ["a-1"]
-    assert store.get("a-1").state is State.QUEUED
+    again = store.get("a-1")
+    assert (again.state, again.queued_at) == (State.QUEUED, one.queued_at)
 
 
 def test_one_that_does_not_pause_is_queued_when_its_job_is_gone_and_may_be_claimed(store: Store) -> None:

@@ -22,7 +22,7 @@ class Waiting:
     priority: Priority = Priority.NORMAL
     demand: Demand = ONE_GPU
     queued_at: float = NOW
-    started_at: float = 0.0
+    first_started_at: float = 0.0
     not_before: float = 0.0
 
 
@@ -61,7 +61,7 @@ class Cluster:
         for decision in decisions:
             if decision.start:
                 e = by_id.pop(decision.id)
-                self.running[e.id] = replace(e, started_at=self.now), decision.nodes
+                self.running[e.id] = replace(e, first_started_at=self.now), decision.nodes
                 self.order.append(e.id)
         self.waiting = list(by_id.values())
         return decisions

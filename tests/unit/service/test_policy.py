@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from queue_room import HOUR, NOW, Cluster, Waiting, gang, machines
 
-from orchestrator.service.messages import Bundle, Demand, Priority, Quota
+from orchestrator.service.messages import Bundle, Demand, Experiment, Priority, Quota, State
 from orchestrator.service.policy import Decision, PolicySettings, Why, decide, held_nodes
 from orchestrator.service.user_quotas import beyond_quota
 
@@ -69,7 +69,7 @@ def test_two_users_queues_are_taken_in_turns_by_what_they_ask_for() -> None:
 def test_a_sweep_that_keeps_starting_does_not_grow_old_together_and_pass_another_user() -> None:
     old = NOW - 100 * HOUR
     sweep = [Waiting(f"s{i}", queued_at=old) for i in range(3)]
-    running = [Waiting("s", queued_at=old, started_at=NOW - HOUR, demand=gang(2))]
+    running = [Waiting("s", queued_at=old, first_started_at=NOW - HOUR, demand=gang(2))]
     bob = Waiting("b", user="bob")
     nodes = machines(4, free=0)
     assert decide([*sweep, bob], running, nodes, PolicySettings(), NOW)[0].id == "b"
@@ -78,9 +78,21 @@ def test_a_sweep_that_keeps_starting_does_not_grow_old_together_and_pass_another
     assert decide([*sweep, bob], [], nodes, PolicySettings(), NOW)[-1].id == "b"
 
 
+def test_another_try_of_a_run_begins_nobodys_turn_anew() -> None:
+    tried = Experiment(
+        *("tried", "tried", "ann", State.RUNNING, Priority.NORMAL, (), gang(1), 0.0, "", ""),
+        queued_at=NOW - 30 * HOUR,
+        first_started_at=NOW - 29 * HOUR,
+        started_at=NOW - 60,
+    )
+    old = Waiting("old", queued_at=NOW - 28 * HOUR)
+    fresh = Waiting("new", user="bob", priority=HIGH)
+    assert decide([old, fresh], [tried], machines(2, free=0), PolicySettings(), NOW)[0].id == "old"
+
+
 def test_later_runs_of_its_user_do_not_take_an_old_ones_turn() -> None:
     old = Waiting("old", priority=LOW, queued_at=NOW - 100 * HOUR)
-    running = [Waiting("r", queued_at=NOW - 2 * HOUR, started_at=NOW - HOUR)]
+    running = [Waiting("r", queued_at=NOW - 2 * HOUR, first_started_at=NOW - HOUR)]
     fresh = Waiting("new", user="bob", priority=HIGH)
     assert decide([old, fresh], running, machines(2, free=0), PolicySettings(), NOW)[0].id == "old"
 

@@ -51,7 +51,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
         if where is None:
             cluster.waiting.append(named)
         else:
-            cluster.running[named.id] = replace(named, started_at=named.queued_at + 1), where
+            cluster.running[named.id] = replace(named, first_started_at=named.queued_at + 1), where
     return cluster
 
 
