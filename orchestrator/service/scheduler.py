@@ -29,7 +29,7 @@ from orchestrator.service.home import Home
 from orchestrator.service.launcher import Launcher, RayLauncher, namespace_of
 from orchestrator.service.messages import Cause, Experiment, Quota
 from orchestrator.service.placement import Node, hold, place
-from orchestrator.service.policy import Decision, PolicySettings, decide, held_nodes
+from orchestrator.service.policy import Decision, PolicySettings, Why, decide, held_nodes
 from orchestrator.service.queue_view import QueueView
 from orchestrator.service.ray_api import RayApi, RayAway, RayRefused
 from orchestrator.service.retries import RetrySettings
@@ -83,6 +83,7 @@ class Scheduler:
         self._view = QueueView(store.link)
         self._watch = Watch(store, launcher, settings.retries, self.counts, clock=clock)
         self._held: dict[str, tuple[str, ...]] = {}  # machines held for those who have waited long
+        self._told = False  # somebody waits, as far as this one has told last
         self._decide_s = 0.0
         self._ailment = ""
 
@@ -107,11 +108,12 @@ class Scheduler:
         mine = self._hold_on()
         try:
             self._tend(mine)
-            for claimed in self._claim():
-                self._watch.launch(claimed)
-            self._note_ailment("")
+            claimed, ailment = self._claim()
+            for one in claimed:
+                self._watch.launch(one)
         except (RayAway, RayRefused) as error:
-            self._note_ailment(str(error))
+            ailment = str(error)
+        self._note_ailment(ailment)
         self.counts["rounds"] += 1
         line = SchedulerLine(self.settings.name, self._clock(), dict(self.counts), self._decide_s, self._ailment)
         self._lines.note(line)
@@ -140,40 +142,66 @@ class Scheduler:
         for one in mine:
             self._watch.tend(one)
 
-    def _claim(self) -> list[Experiment]:
-        """What starts now, claimed. Under the lock, so that two schedulers never give the same room away."""
+    def _claim(self) -> tuple[list[Experiment], str]:
+        """What starts now, claimed, and what ails Ray. Under the lock, so that two schedulers never give the same room away."""
         if not self._store.queued():
             self._held = {}
-            return []
+            self._tell([])
+            return [], ""
         cluster = (
             self._capacity.look()
         )  # before the lock: whatever others claim meanwhile is among the active ones below
-        claimed = []
         with self._store.round(self.settings.name) as ours:
             if not ours:
-                return []
+                return [], ""
             begin = time.perf_counter()
             waiting = {one.id: one for one in self._store.queued()}
             decisions = self._decide(list(waiting.values()), self._store.active(), cluster)
             self._decide_s = time.perf_counter() - begin
-            for decision in decisions:
-                self.counts[f"decided_{decision.why}"] += 1
-                if decision.start and self._is_over(waiting[decision.id]):
-                    taken = self._store.claim(decision.id, self.settings.name, self.settings.lease_s)
-                    claimed += [taken] if taken else []
-        return claimed
+            self.counts.update(f"decided_{decision.why}" for decision in decisions)
+            starts = [waiting[decision.id] for decision in decisions if decision.start]
+            not_yet, ailment = self._not_over(starts)
+            taken = [
+                self._store.claim(one.id, self.settings.name, self.settings.lease_s)
+                for one in starts
+                if one.id not in not_yet
+            ]
+            self._tell([not_yet.get(decision.id, decision) for decision in decisions])
+        return [one for one in taken if one], ailment
 
     def _decide(self, waiting: Sequence[Experiment], active: Sequence[Experiment], cluster: Cluster) -> list[Decision]:
         settings = dataclasses.replace(self.settings.policy, quotas=self._store.quotas())
         nodes = less_promised(cluster, active)
-        decisions = decide(waiting, active, nodes, settings, self._clock(), held=self._held)
+        now = self._clock()
+        ended = self._store.past_runs(now - settings.age_step_s)
+        decisions = decide(waiting, active, nodes, settings, now, held=self._held, ended=ended)
         self._held = held_nodes(decisions)
-        self._view.tell(decisions)
         return decisions
+
+    def _tell(self, decisions: Sequence[Decision]) -> None:
+        """For those who ask why something waits; when nothing does any more, that too, once."""
+        waits = any(not decision.start for decision in decisions)
+        if waits or self._told:
+            self._view.tell(decisions)
+        self._told = waits
+
+    def _not_over(self, starts: Sequence[Experiment]) -> tuple[dict[str, Decision], str]:
+        """Those that must wait for an earlier attempt of theirs, and what ails Ray: it is asked no more after its first failure in a
+        round, and keeps nobody from starting who starts for the first time."""
+        found: dict[str, Decision] = {}
+        ailment = ""
+        for one in starts:
+            try:
+                over = not one.attempt or (not ailment and self._is_over(one))
+            except (RayAway, RayRefused) as error:
+                over, ailment = False, str(error)
+            if not over:
+                found[one.id] = Decision(one.id, Why.EARLIER, f"waits for its earlier job {one.job} to end")
+        return found, ailment
 
     def _is_over(self, waiting: Experiment) -> bool:
         """Nothing of an earlier attempt runs any more; what does is stopped, and waited for in later rounds."""
-        if not waiting.attempt or self._launcher.look(waiting.job).over:
+        if self._launcher.look(waiting.job).over:
             return True
         log.info("%s: waits for its earlier job %s to end", waiting.id, waiting.job)
         self._launcher.stop(waiting.job)

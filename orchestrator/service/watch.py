@@ -113,7 +113,9 @@ class Watch:
             settings=self.retries,
         )
         state = State.QUEUED if retry.again else State.FAILED
-        self._settle(experiment, state, retry.reason, cause=cause, not_before=retry.not_before, retry_of=retry.retry_of)
+        paused = retry.again and experiment.wanted is Wanted.PAUSE  # no other try follows until its user resumes it
+        said = reason if paused else retry.reason
+        self._settle(experiment, state, said, cause=cause, not_before=retry.not_before, retry_of=retry.retry_of)
 
     def _settle(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.embedded import EmbeddedServices
+from orchestrator.service import store_text
 from orchestrator.service.capacity import Cluster
 from orchestrator.service.launcher import JobState, JobView, namespace_of
 from orchestrator.service.messages import Bundle, Cause, Demand, Experiment, Priority, State, Wanted
@@ -32,6 +34,7 @@ class Jobs:
         self.held: dict[str, float] = {}
         self.most_held = 0.0
         self.away = False
+        self.unstoppable = False
         self._lock = threading.Lock()
 
     def launch(self, experiment: Experiment) -> None:
@@ -47,6 +50,8 @@ class Jobs:
         return self.views.get(job, JobView(JobState.UNKNOWN))
 
     def stop(self, job: str) -> None:
+        if self.unstoppable:
+            raise RayAway("it does not stop")
         self.end(job)
 
     def leftovers(self, job: str) -> int:
@@ -88,10 +93,21 @@ def store(redis_url: str, request: pytest.FixtureRequest) -> Iterator[Store]:
     store.close()
 
 
-def submit(store: Store, id: str, cpus: float = 1.0) -> None:
+def submit(
+    store: Store, id: str, cpus: float = 1.0, *, user: str = "alice", priority: Priority = Priority.NORMAL
+) -> None:
     demand = Demand((Bundle(cpus=cpus),))
     run_dir = str(Path("/nowhere") / id)
-    store.submit(Experiment(id, id, "alice", State.QUEUED, Priority.NORMAL, (), demand, 0.0, run_dir, ""), "run: {}")
+    store.submit(Experiment(id, id, user, State.QUEUED, priority, (), demand, 0.0, run_dir, ""), "run: {}")
+
+
+def backdated(store: Store, id: str, seconds: float) -> None:
+    """As if it had been queued so long ago."""
+    client, one = store.link.client, store.get(id)
+    changed = dataclasses.replace(one, queued_at=one.queued_at - seconds)
+    client.hset(store.link.key("experiment", id), "queued_at", store_text.text(changed.queued_at))
+    client.hset(store.link.key("texts"), id, store_text.text(changed))
+    client.zadd(store.link.key("changes"), {id: client.incr(store.link.key("rev"))})
 
 
 def scheduler(store: Store, jobs: Jobs, name: str, lease_s: float = 30.0) -> Scheduler:
@@ -191,6 +207,65 @@ def test_a_cancel_is_settled_when_the_job_has_ended(store: Store) -> None:
     one.step()
     one.step()
     assert store.get("unwanted").state is State.CANCELLED
+
+
+def test_a_user_whose_short_runs_keep_ending_has_had_a_turn(store: Store) -> None:
+    """Once its runs have ended, what it still has waiting is not older than what another user queued before those started."""
+    jobs, day = Jobs(), 24 * 3600.0
+    one = scheduler(store, jobs, "one")
+    submit(store, "s-0", CORES)
+    submit(store, "s-1", CORES)
+    submit(store, "b-0", CORES, user="bob", priority=Priority.HIGH)
+    backdated(store, "s-0", day)
+    backdated(store, "s-1", day)
+    one.step()
+    assert set(jobs.held) == {"s-0-1"}, "it has waited for a day"
+    store.finish("s-0", 1, State.SUCCEEDED)
+    jobs.end("s-0-1", 0)
+    one.step()
+    assert set(jobs.held) == {"b-0-1"}, "the other one of the two has had its turn"
+
+
+def test_a_job_that_cannot_be_stopped_keeps_nobody_else_waiting_and_its_successor_says_why(store: Store) -> None:
+    jobs = Jobs()
+    one = scheduler(store, jobs, "one")
+    submit(store, "again")
+    one.step()
+    store.running("again", 1)
+    store.finish("again", 1, State.PAUSED)
+    store.resume("again", "alice")
+    backdated(store, "again", 3600.0)
+    submit(store, "other")
+    jobs.unstoppable = True
+    one.step()
+    assert set(jobs.launches) == {"again-1", "other-1"}
+    assert [(row.id, row.reason) for row in one._view.all()] == [("again", "waits for its earlier job again-1 to end")]
+    assert one._lines.all()[-1].note == "it does not stop"
+
+
+def test_when_nothing_waits_any_more_nobody_is_told_to_wait(store: Store) -> None:
+    jobs = Jobs()
+    one = scheduler(store, jobs, "one")
+    submit(store, "huge", CORES + 1)
+    one.step()
+    assert [row.id for row in one._view.all()] == ["huge"]
+    store.ask("huge", Wanted.CANCEL, "alice")
+    one.step()
+    assert one._view.all() == []
+
+
+def test_a_run_that_is_paused_because_its_job_vanished_is_not_said_to_be_tried_again(store: Store) -> None:
+    jobs = Jobs()
+    one = scheduler(store, jobs, "one")
+    submit(store, "tired")
+    one.step()
+    store.running("tired", 1)
+    store.ask("tired", Wanted.PAUSE, "alice")
+    jobs.end("tired-1", 137)
+    one.step()
+    paused = store.get("tired")
+    assert paused.state is State.PAUSED
+    assert "exit status 137" in paused.reason and "tried again" not in paused.reason
 
 
 def test_leases_hold_while_ray_is_away_and_nothing_is_settled(store: Store) -> None:
