@@ -31,8 +31,8 @@ class ServiceRecord:
     pid, pid_start: the supervisor and its start time in clock ticks, together they name a process for good, 0 when stopped;
     ready: every server has answered; *_url, *_uri, *_address: with passwords; ray_dashboard: HTTP address that takes jobs;
     ray_token: secret of the service's own Ray, "" for another's; own: the servers that the service itself keeps (redis, mlflow, ray);
-    started_at: seconds since 1970 UTC; error: why it does not serve, "" otherwise; stopped: experiments that its stop has asked to pause
-    and that are not back in the queue yet.
+    certificate: PEM file that the API serves, "" without TLS; started_at: seconds since 1970 UTC; error: why it does not serve, ""
+    otherwise; stopped: experiments that its stop has asked to pause and that are not back in the queue yet.
     """
 
     url: str = ""
@@ -46,6 +46,7 @@ class ServiceRecord:
     ray_dashboard: str = ""
     ray_token: str = ""
     own: tuple[str, ...] = ()
+    certificate: str = ""
     started_at: float = 0.0
     error: str = ""
     stopped: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ from orchestrator.doctor import content, machine, servers, software
 from orchestrator.doctor.findings import Finding, Level, fail, ok, worst
 from orchestrator.errors import MgrdError
 from orchestrator.processes import ServiceError, claim_port
+from orchestrator.service import trust
 from orchestrator.service.home import Home, ServiceRecord
 from orchestrator.service.members import MLFLOW, RAY
 from orchestrator.service.settings import ServiceSettings, keys, read_settings, variable
@@ -142,8 +143,11 @@ def _ray(settings: ServiceSettings, record: ServiceRecord) -> list[Finding]:
 def _service(home: Home, record: ServiceRecord) -> Finding:
     if not record.alive:
         return servers.service(record, (), servers.Answer(0, ""))
-    # its certificate names the host that others use, and this asks by the record's address
-    answer = servers.get(f"{record.url}/readyz", record.token, verify=not record.url.startswith("https"))
+    try:
+        verify = trust.only(record.certificate) if record.certificate else True
+        answer = servers.get(f"{record.url}/readyz", record.token, verify=verify)
+    except MgrdError as error:
+        answer = servers.Answer(0, str(error))
     return servers.service(record, home.processes().processes, answer)
 
 

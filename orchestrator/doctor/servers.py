@@ -7,6 +7,7 @@ not shown.
 from __future__ import annotations
 
 import importlib.metadata
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 import httpx
 import redis
 
+from orchestrator.config.shown import hidden
 from orchestrator.doctor.findings import Finding, fail, ok, warn
 from orchestrator.service.home import ProcessRecord, ServiceRecord
-from orchestrator.service.members import hidden
 from orchestrator.service.store_persistence import persistence_problems
 
 ASK_S = 5.0
@@ -152,7 +153,7 @@ def gather_redis(url: str) -> RedisFacts:
         return RedisFacts(complaint=f"{type(error).__name__}: {error}")
 
 
-def get(url: str, token: str = "", *, verify: bool = True) -> Answer:
+def get(url: str, token: str = "", *, verify: bool | ssl.SSLContext = True) -> Answer:
     """GET, with a limit; what went wrong is text."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:

@@ -1,7 +1,8 @@
 """Where the service is: the address given, MGRD_URL and MGRD_TOKEN, or the record that `mgrd up` keeps on this machine.
 
 Neighbours: `client` and `async_client` ask here, the supervisor writes the record (`home`). Invariants: reads only; an address that was
-given wins over the environment, the environment over the record; a token of the record is sent only to the record's own address.
+given wins over the environment, the environment over the record; a token of the record is sent only to the record's own address, and
+only there the certificate that the record names is enough.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from orchestrator.errors import MgrdError
 from orchestrator.service.home import Home, HomeError, ServiceRecord
 
 URL, TOKEN = "MGRD_URL", "MGRD_TOKEN"
+AUTHORITIES = "MGRD_CA_FILE"  # PEM; for a service whose certificate no authority of this machine has signed
 START = f"start one with `mgrd up`, or set {URL}"
 
 
@@ -23,11 +25,14 @@ class NoServiceKnown(MgrdError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """url: without a slash at its end; token: "" for none; told_by: who named it, for people."""
+    """url: without a slash at its end; token: "" for none; told_by: who named it, for people; certificate: the only one to trust, of
+    this machine's own service; authorities: further ones to trust. Both are PEM files, "" for none."""
 
     url: str
     token: str = field(default="", repr=False)
     told_by: str = ""
+    certificate: str = ""
+    authorities: str = ""
 
 
 def find_service(url: str = "", token: str = "") -> Address:
@@ -38,7 +43,8 @@ def find_service(url: str = "", token: str = "") -> Address:
         url, told_by = os.environ.get(URL, ""), URL
     home = Home.default()
     if url:
-        return Address(_checked(url, told_by), token or _token_for(url, home), told_by)
+        own = _record_for(url, home)
+        return _address(url, token or own.token, told_by, own)
     try:
         record = home.record()
     except HomeError as error:
@@ -52,16 +58,21 @@ def find_service(url: str = "", token: str = "") -> Address:
         raise NoServiceKnown(
             f"the service of {home.root} is stopped{reason}: start it again with `mgrd up`, or set {URL}"
         )
-    return Address(_checked(record.url, str(home.record_file)), token or record.token, str(home.record_file))
+    return _address(record.url, token or record.token, str(home.record_file), record)
 
 
-def _token_for(url: str, home: Home) -> str:
-    """The record's token where the record names this very address: one who reads it may use it."""
+def _address(url: str, token: str, told_by: str, own: ServiceRecord) -> Address:
+    authorities = os.environ.get(AUTHORITIES, "")
+    return Address(_checked(url, told_by), token, told_by, own.certificate, authorities)
+
+
+def _record_for(url: str, home: Home) -> ServiceRecord:
+    """The record where it names this very address: one who reads it may use it."""
     try:
         record = home.record()
     except HomeError:
         record = ServiceRecord()  # another's service on this machine says nothing about the address that was given
-    return record.token if record.url and record.url.rstrip("/") == url.rstrip("/") else ""
+    return record if record.url and record.url.rstrip("/") == url.rstrip("/") else ServiceRecord()
 
 
 def _checked(url: str, told_by: str) -> str:

@@ -12,7 +12,6 @@ import http.client
 import math
 import os
 import secrets
-import ssl
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -24,8 +23,11 @@ import redis
 
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.shown import hidden
 from orchestrator.embedded import mlflow_answers, mlflow_command, redis_answers, redis_binary, redis_settings
+from orchestrator.errors import MgrdError
 from orchestrator.processes import HOST, ServiceError, claim_port
+from orchestrator.service import trust
 from orchestrator.service.home import Home, ServiceRecord
 from orchestrator.service.ray_head import ray_answers, ray_environment, ray_head_command
 from orchestrator.service.settings import ServiceSettings
@@ -94,6 +96,7 @@ def place(settings: ServiceSettings, last: ServiceRecord) -> ServiceRecord:
         ray_dashboard=dashboard,
         ray_token=ray_token,
         own=tuple(own),
+        certificate=settings.ssl_certfile,
     )
 
 
@@ -124,7 +127,7 @@ def check_given(record: ServiceRecord) -> None:
         )
     if MLFLOW not in record.own and not mlflow_answers(record.mlflow_uri):
         raise ServiceError(
-            f"no MLflow server answers at {record.mlflow_uri}: start it, correct --mlflow-uri, or leave it out"
+            f"no MLflow server answers at {hidden(record.mlflow_uri)}: start it, correct --mlflow-uri, or leave it out"
         )
     if RAY not in record.own and not ray_answers(record.ray_dashboard, os.environ.get("RAY_AUTH_TOKEN", "")):
         raise ServiceError(
@@ -164,21 +167,15 @@ def api_answers(url: str, certificate: str = "") -> bool:
     """`/healthz` of this machine's own API, quickly, without raising. certificate: the file it serves, trusted as it stands."""
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if certificate:
-        context = ssl.create_default_context(cafile=certificate)
-        context.check_hostname = False  # asked by address, while the certificate names the host that others use
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        handlers.append(urllib.request.HTTPSHandler(context=context))
+        try:
+            handlers.append(urllib.request.HTTPSHandler(context=trust.only(certificate)))
+        except MgrdError:
+            return False  # it is being replaced
     try:
         with urllib.request.build_opener(*handlers).open(f"{url}/healthz", timeout=ASK_S) as reply:
             return bool(reply.status == 200)
     except (OSError, ValueError, http.client.HTTPException):
         return False
-
-
-def hidden(url: str) -> str:
-    """An address without its password, for people."""
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
 
 
 def _redis(settings: ServiceSettings, record: ServiceRecord, home: Home) -> Member:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from orchestrator.service import trust
 from orchestrator.service.answers import failure
 from orchestrator.service.calls import Call
 from orchestrator.service.client_errors import (
@@ -28,7 +29,7 @@ from orchestrator.service.client_errors import (
     TooManyRequests,
     UnreadableAnswer,
 )
-from orchestrator.service.discovery import Address
+from orchestrator.service.discovery import AUTHORITIES, Address
 from orchestrator.service.messages import Event, Experiment, State
 from orchestrator.service.settings import LOOPBACK
 from orchestrator.service.sse import Frame, FrameReader
@@ -50,11 +51,17 @@ PATIENCE_S = 300.0  # a stream is given up after so long without a server
 
 
 def connection(address: Address) -> dict[str, Any]:
-    """Arguments of an `httpx.Client`, or its asynchronous twin."""
+    """Arguments of an `httpx.Client`, or its asynchronous twin. Raises MgrdError for certificates that can't be read."""
     headers = {"Authorization": f"Bearer {address.token}"} if address.token else {}
     host = urlsplit(address.url).hostname or ""
     direct = {f"all://{host}": None} if host in LOOPBACK else {}
-    return {"base_url": address.url, "headers": headers, "timeout": LIMITS, "mounts": direct}
+    found: dict[str, Any] = {"base_url": address.url, "headers": headers, "timeout": LIMITS, "mounts": direct}
+    if address.url.startswith("https:"):
+        if address.certificate:
+            found["verify"] = trust.only(address.certificate)
+        elif address.authorities:
+            found["verify"] = trust.also(address.authorities)
+    return found
 
 
 def request(call: Call[Any]) -> dict[str, Any]:
@@ -73,6 +80,12 @@ def unreachable(error: httpx.TransportError, address: Address) -> ServiceUnreach
     """The error of a request without an answer."""
     sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     what = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in what:
+        return ServiceUnreachable(
+            f"the service at {address.url} (named by {address.told_by}) shows a certificate that is not trusted: {what}",
+            sent=False,
+            hint=f"set {AUTHORITIES} to a PEM file of who has signed it, or of itself; the address must be one that it names",
+        )
     return ServiceUnreachable(
         f"the service at {address.url} (named by {address.told_by}) does not answer: {what}",
         sent=sent,
