@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from orchestrator.errors import MgrdError
 from orchestrator.service.messages import Experiment
@@ -63,7 +63,7 @@ def ps(
 
 
 def table(experiments: list[Experiment]) -> Table:
-    view = Table("id", "state", "priority", "user", "progress", "reward", "left", "age", "why")
+    view = Table(Column("id", no_wrap=True), "state", "priority", "user", "progress", "reward", "left", "age", "why")
     now = time.time()
     for experiment in experiments:
         p = experiment.progress

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 from client_desk import Desk
+from rich.table import Table
 from typer.testing import CliRunner, Result
 
 from orchestrator import guardian
 from orchestrator.cli import app
 from orchestrator.service.home import Home, ServiceRecord
-from orchestrator.service.messages import State
+from orchestrator.service.messages import Experiment, State
+from orchestrator.service_cli import ps
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +65,40 @@ def test_submit_watch_cancel_resume_clone_compare(desk: Desk) -> None:
     said = mgrd("compare", id, twin)
     assert "run.seed" in said.stdout and "neither has metrics yet" in said.stdout
     assert {"key": "run.seed", "a": "7", "b": "8"} in as_json("compare", "walk", "twin")["config"]
+
+
+def test_ps_watches_until_interrupted_and_tells_each_change_once(desk: Desk) -> None:
+    desk.submit("watched")
+    command = [sys.executable, "-m", "orchestrator.cli", "ps", "-w", "--json", "--sweep", "watched-sweep"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True) as shell:
+        assert shell.stdout is not None and shell.stderr is not None
+        assert json.loads(shell.stdout.readline()) == {"experiments": []}
+        child = desk.client.submit("demo", name="watched", parent="watched-sweep")
+        assert [one["state"] for one in json.loads(shell.stdout.readline())["experiments"]] == ["queued"]
+        child.cancel()
+        assert [one["state"] for one in json.loads(shell.stdout.readline())["experiments"]] == ["cancelled"]
+        shell.send_signal(signal.SIGINT)
+        assert (shell.wait(20), shell.stdout.read(), shell.stderr.read()) == (0, "", "")
+
+
+def test_watched_table_stands_while_the_service_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = desk.submit("stands")
+    drawn: list[Table] = []
+    draw = ps.table
+
+    def drawing(found: list[Experiment]) -> Table:
+        assert run.id in [one.id for one in found]
+        drawn.append(draw(found))
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        (desk.api.stop if len(drawn) == 1 else desk.api.start)()
+        return drawn[-1]
+
+    monkeypatch.setattr(ps, "table", drawing)
+    monkeypatch.setattr(ps, "ROUND_S", 0.01)
+    monkeypatch.setattr("orchestrator.service.transport.ATTEMPTS", 1)
+    assert run.id in mgrd("ps", "-w", "--state", "queued").stdout
+    assert "does not answer" in str(drawn[1].caption)
 
 
 def test_show_tells_stages_curves_failure_and_next_steps(desk: Desk) -> None:
