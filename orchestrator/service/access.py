@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -83,6 +84,16 @@ class Access:
             if host not in LOCAL_HOSTS:  # a page of another site that had its name lead here
                 raise Refused(
                     403, f"a service without tokens answers to localhost only, not to {host!r}", field="header.Host"
+                )
+            origin = request.headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != request.headers.get(
+                "host"
+            ):  # any page may send a POST here
+                raise Refused(
+                    403,
+                    f"a service without tokens takes nothing from a page of another site ({origin[:100]!r})",
+                    field="header.Origin",
+                    hint="make a token: `mgrd token create --scope admin`",
                 )
             return User(owner(), SCOPES)
         address = address_of(request)

@@ -134,6 +134,11 @@ def test_without_a_token_only_this_machine_is_answered_until_the_first_one_is_ma
         client = room.clients["nobody"]
         me = client.get("/v1/me").json()
         assert me["scopes"] == ["read", "submit", "admin"] and me["token"] == ""
+        for origin in ("https://evil.example", "http://localhost:1", "null"):
+            sent = {"Origin": origin, "Content-Type": "text/plain"}  # what a browser sends for any page, unasked
+            field, message = problem(client.post("/v1/experiments/a-1:cancel", headers=sent), 403)
+            assert field == "header.Origin" and "another site" in message
+        assert client.get("/v1/me", headers={"Origin": str(client.base_url).rstrip("/")}).status_code == 200
         field, message = problem(client.get("/v1/me", headers={"Host": "evil.example"}), 403)
         assert field == "header.Host" and "localhost only" in message
         assert (
