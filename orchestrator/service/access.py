@@ -85,10 +85,10 @@ class Access:
                 raise Refused(
                     403, f"a service without tokens answers to localhost only, not to {host!r}", field="header.Host"
                 )
-            origin = request.headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != request.headers.get(
-                "host"
-            ):  # any page may send a POST here
+            origin = request.headers.get(
+                "origin"
+            )  # any page may have a browser post here, and then the browser names it
+            if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
                 raise Refused(
                     403,
                     f"a service without tokens takes nothing from a page of another site ({origin[:100]!r})",
