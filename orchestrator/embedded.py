@@ -30,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from orchestrator import guardian
+from orchestrator.config.shown import hidden
 from orchestrator.processes import HOST, Guardian, ServiceError, ServiceProcess, claim_port
 
 if TYPE_CHECKING:
@@ -111,11 +112,11 @@ class EmbeddedServices:
             deadline, told = time.monotonic() + limit_s, False
             while not mlflow_answers(uri):
                 if not told:
-                    log.warning("no MLflow server answers at %s; trying for %.0f s", uri.rpartition("@")[2], limit_s)
+                    log.warning("no MLflow server answers at %s; trying for %.0f s", hidden(uri), limit_s)
                     told = True
                 if time.monotonic() > deadline:
                     raise ServiceError(
-                        f"no MLflow server answers at {uri.rpartition('@')[2]}: start it, correct cluster.mlflow_uri, or leave it empty"
+                        f"no MLflow server answers at {hidden(uri)}: start it, correct cluster.mlflow_uri, or leave it empty"
                     )
                 time.sleep(0.5)
         return uri

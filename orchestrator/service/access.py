@@ -85,9 +85,8 @@ class Access:
                 raise Refused(
                     403, f"a service without tokens answers to localhost only, not to {host!r}", field="header.Host"
                 )
-            origin = request.headers.get(
-                "origin"
-            )  # any page may have a browser post here, and then the browser names it
+            # Any page may have a browser post here, and then the browser names the page.
+            origin = request.headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
                 raise Refused(
                     403,

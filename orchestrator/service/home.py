@@ -24,6 +24,8 @@ from orchestrator.service_record import (
     service_folder,
 )
 
+ALREADY = 3  # exit status of a supervisor that found another at work
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
@@ -138,4 +140,4 @@ class Home:
             ) from error
 
 
-__all__ = ["Home", "HomeError", "ProcessRecord", "ProcessTable", "ServiceRecord", "is_alive"]
+__all__ = ["ALREADY", "Home", "HomeError", "ProcessRecord", "ProcessTable", "ServiceRecord", "is_alive"]

@@ -32,7 +32,7 @@ from orchestrator.processes import Guardian, ServiceError, ServiceProcess
 from orchestrator.restarts import SERVICE
 from orchestrator.service import members as service_members
 from orchestrator.service.drain import ask_to_pause, queue_again, settle_without_jobs, to_ask, wait_until_still
-from orchestrator.service.home import Home, HomeError, ProcessRecord, ProcessTable, ServiceRecord
+from orchestrator.service.home import ALREADY, Home, HomeError, ProcessRecord, ProcessTable, ServiceRecord
 from orchestrator.service.members import API, ASK_S, RAY, REDIS, SCHEDULER, Member
 from orchestrator.service.messages import User
 from orchestrator.service.rotation import rotate
@@ -43,7 +43,6 @@ from orchestrator.service.tokens import TokenStore, new_token
 TICK_S = 0.25
 LOOK_S = 2.0  # between looks at readiness and log sizes
 LOCK_WAIT_S = 30.0  # a guardian needs up to 15 s to end what a killed supervisor left
-ALREADY = 3  # exit status of one that found another at work
 STOP_PATIENCE_S = 5.0  # for Redis, while everything waits to end
 DEATHS_BEFORE_READY = (
     3  # one that dies so often without ever answering is broken: `mgrd up` says why instead of waiting

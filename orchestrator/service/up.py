@@ -29,7 +29,7 @@ from orchestrator import paths
 from orchestrator.config.shown import hidden
 from orchestrator.errors import MgrdError
 from orchestrator.processes import ServiceError
-from orchestrator.service.home import Home, ServiceRecord
+from orchestrator.service.home import ALREADY, Home, ServiceRecord
 from orchestrator.service.settings import ServiceSettings, read_settings
 
 UP_LIMIT_S = (
@@ -39,7 +39,6 @@ DOWN_LIMIT_S = 120.0  # on top of the grace that experiments get
 CANCEL_LIMIT_S = 30.0
 POLL_S = 0.1
 REFUSED, FAILED, STOPPED, INTERRUPTED = 2, 1, 3, 130
-ALREADY = 3  # the supervisor's exit status when another one serves
 
 console = Console()
 errors = Console(stderr=True)
