@@ -13,7 +13,7 @@ typed := orchestrator rewards rollout actor scripts
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format venv browser clean distclean
+.PHONY: help demo test gpu lint format venv browser clean distclean
 
 help:
 	@echo "mgrd: reinforcement learning for audio language models"
@@ -22,6 +22,7 @@ help:
 	@echo "  make demo SEED=11 RUN_DIR=runs/a  another seed, another place for the run"
 	@echo "  make test                        set up if need be, run all tests on two cores (up to 20 minutes)"
 	@echo "  make test ARGS='-m \"not slow\"'    only the tests that start no engine, trainer or server (ARGS go to pytest)"
+	@echo "  make gpu                         on a machine with a GPU: the checks that need one, into docs/results/gpu.txt (VENV names the environment)"
 	@echo "  make lint                        style and types"
 	@echo "  make format                      let ruff format the code"
 	@echo "  make venv                        only the environment, $(VENV), from requirements/cpu.lock (PYTHON=… names an interpreter)"
@@ -41,6 +42,10 @@ browser:
 
 test: venv browser
 	$(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# In an environment with CUDA builds of torch and vLLM (pip install '.[gpu,dev]'); see docs/GPU.md.
+gpu:
+	@scripts/gpu_checks.sh $(bin)/python
 
 lint: venv
 	$(bin)/ruff check $(code)

@@ -22,7 +22,7 @@ import torch
 from actor import losses
 from actor.learner import Loss, StepResult
 from actor.megatron.batch import MicroBatch
-from actor.megatron.model import TokenOutputs
+from actor.megatron.head import TokenOutputs
 from actor.messages import PreferencePair, UpdateReport
 from actor.planning import pair_sequences
 from actor.ppo import BatchRefused
@@ -87,9 +87,8 @@ def reference_log_probs(trainer: Trainer, pairs: Sequence[PreferencePair]) -> li
     found: list[tuple[float, float]] = []
     for start in range(0, len(pairs), REFERENCE_PAIRS):
         part = pairs[start : start + REFERENCE_PAIRS]
-        step = trainer.planner.steps(pair_sequences(part))[0]
-        mine = trainer.run_forward(trainer.actor.ddp, step, lambda output: output.logprobs_T)
-        sums = [float(values.double().sum()) for values in trainer.gather(mine, 2 * len(part))]
+        step = trainer.actor_side.whole(pair_sequences(part))
+        sums = [float(v.double().sum()) for v in trainer.actor_side.run(step, lambda output: output.logprobs_T)]
         found.extend(zip(sums[::2], sums[1::2], strict=True))
     return found
 
@@ -111,15 +110,14 @@ class PreferenceUpdate:
         self.pairs = pairs
         self.seconds = {"log_probs": 0.0, "update": 0.0}
         with self._phase("log_probs"):
-            self.step = trainer.planner.steps(pair_sequences(pairs))[0]
+            self.step = trainer.actor_side.whole(pair_sequences(pairs))
 
     def run(self) -> UpdateReport:
         """Sums (where the step's own pass does not give them) → weights → optimizer step → metrics."""
         known: dict[int, torch.Tensor] | None = None
         if not self._one_pass():
             with self._phase("log_probs"):
-                mine = self.trainer.run_forward(self.trainer.actor.ddp, self.step, lambda output: output.logprobs_T)
-                known = self._sums(mine)
+                known = _sums(self.trainer.actor_side.run(self.step, lambda output: output.logprobs_T))
         with self._phase("update"):
             result = self._update(known)
         return UpdateReport(self._metrics(result), dict(self.seconds))
@@ -146,12 +144,8 @@ class PreferenceUpdate:
 
         return self.trainer.actor.update(self.step.batches, loss)
 
-    def _sums(self, mine: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        everyone = self.trainer.gather(mine, 2 * len(self.pairs))
-        return {member: values.double().sum() for member, values in enumerate(everyone)}
-
     def _metrics(self, result: StepResult) -> dict[str, float]:
-        sums = self._sums(result.per_sequence.get("logprobs", {}))
+        sums = _sums(self.trainer.actor_side.per_sequence([result], "logprobs", 2 * len(self.pairs)))
         terms = pair_terms(self.spec, self.pairs, range(len(self.pairs)), sums)
         margin_B = terms.chosen_reward_B - terms.rejected_reward_B
         return {
@@ -175,3 +169,7 @@ class PreferenceUpdate:
         begin = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - begin
+
+
+def _sums(logprobs: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+    return {member: values.double().sum() for member, values in enumerate(logprobs)}

@@ -1,9 +1,10 @@
-"""One policy update: old log-probs and values, advantages, critic steps, actor steps, metrics.
+"""One policy update: old values and critic steps, advantages, old log-probs and actor steps, metrics.
 
-Neighbours: `actor.trainer` lends models and planner; `actor.advantages` and `actor.losses` hold the formulas.
+Neighbours: `actor.trainer` lends the sides (models with their planners); `actor.advantages` and `actor.losses` hold the formulas.
 Invariants: old log-probs and values come from the weights before the first step of this update. With one epoch and one
-minibatch these are the weights of the step itself, so its own forward pass gives them and no extra pass is run (same bits);
-the critic steps first, then advantages are known to the actor.
+minibatch these are the weights of the step itself, so its own forward pass gives them and no extra pass is run (same bits); the
+critic's steps and the actor's need nothing of each other but the old values, so they may run one after the other on the same
+ranks or at the same time on ranks of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 
@@ -19,124 +20,187 @@ from actor import losses
 from actor.advantages import estimate
 from actor.learner import Loss, StepResult
 from actor.megatron.batch import MicroBatch
-from actor.megatron.model import TokenOutputs
+from actor.megatron.head import TokenOutputs
 from actor.messages import Experience, UpdateReport
 from actor.planning import Step, token_sequence
-from actor.specs import OWN_ESTIMATOR
-
-if TYPE_CHECKING:
-    from actor.trainer import Trainer
+from actor.side import Side
+from actor.specs import OWN_ESTIMATOR, PPOSpec
 
 
 class BatchRefused(ValueError):
     """Experiences that cannot be trained on; the message names the trajectory."""
 
 
-class PolicyUpdate:
-    """State of one policy update. `run` once."""
+def check(experiences: Sequence[Experience]) -> None:
+    """Raises BatchRefused for an empty batch and for log-probs that are not one a response token."""
+    for item in experiences:
+        if len(item.rollout_logprobs) != len(item.response_ids):
+            raise BatchRefused(
+                f"trajectory {item.trajectory_id}: {len(item.rollout_logprobs)} log-probs for "
+                f"{len(item.response_ids)} response tokens"
+            )
+    if not experiences:
+        raise BatchRefused("a policy update needs at least one experience")
 
-    def __init__(self, trainer: Trainer, experiences: Sequence[Experience], rng_seed: int) -> None:
-        for item in experiences:
-            if len(item.rollout_logprobs) != len(item.response_ids):
-                raise BatchRefused(
-                    f"trajectory {item.trajectory_id}: {len(item.rollout_logprobs)} log-probs for "
-                    f"{len(item.response_ids)} response tokens"
-                )
-        if not experiences:
-            raise BatchRefused("a policy update needs at least one experience")
-        self.trainer = trainer
-        self.spec = trainer.ppo
-        self.world = trainer.world
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps of an update in one layout. whole: the batch at once; epochs: optimizer steps of each pass over it."""
+
+    whole: Step
+    epochs: list[list[Step]]
+
+
+class _Half:
+    """What both halves of an update share: the batch, the plan of its steps, the clock."""
+
+    def __init__(
+        self, side: Side, spec: PPOSpec, experiences: Sequence[Experience], rng_seed: int, plan: Plan | None
+    ) -> None:
+        self.side = side
+        self.spec = spec
         self.experiences = experiences
         self.lengths = [len(item.response_ids) for item in experiences]
-        self.seconds: dict[str, float] = {"log_probs": 0.0, "values": 0.0, "critic": 0.0, "actor": 0.0}
-        sequences = [token_sequence(item) for item in experiences]
-        with self._phase("log_probs"):
-            self.whole = trainer.planner.steps(sequences)[0]
-            self.epochs = (
-                [[self.whole]]
-                if self.spec.on_policy
-                else [
-                    trainer.planner.steps(sequences, self.spec.minibatches, rng_seed + epoch)
-                    for epoch in range(self.spec.epochs)
-                ]
-            )
-        self.old_logprobs: list[torch.Tensor] | None = None
-        self.old_values: list[torch.Tensor] | None = None
-        self.reference: list[torch.Tensor] | None = None
-        self.advantages: list[torch.Tensor] = []
-        self.returns: list[torch.Tensor] = []
-        self.policy_loss = losses.policy_loss(self.spec)
+        self.seconds: dict[str, float] = {}
+        self.results: list[StepResult] = []
+        with self.phase("log_probs"):
+            self.plan = plan or _plan(side, spec, experiences, rng_seed)
 
-    def run(self) -> UpdateReport:
-        """Old log-probs → values → advantages → critic → actor."""
-        self._references()
-        actor_steps: list[StepResult] = []
-        critic_steps: list[StepResult] = []
-        if self._one_pass():
-            self.returns = [
-                torch.full((n,), item.reward) for n, item in zip(self.lengths, self.experiences, strict=True)
-            ]
-            critic_steps.append(self._critic_step(self.whole))
-            self.old_values = self._everyone(critic_steps[0], "values")
-            self._advantages()
-            actor_steps.append(self._actor_step(self.whole))
-            self.old_logprobs = self._everyone(actor_steps[0], "logprobs")
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def means(self, names: Sequence[str]) -> dict[str, float]:
+        """Of what the steps summed up, a token and epoch."""
+        trained = float(sum(self.lengths)) * self.spec.epochs
+        sums = self.side.world.sum_data_parallel(
+            {name: sum(step.sums.get(name, 0.0) for step in self.results) for name in names}
+        )
+        return {name: sums[name] / trained for name in names}
+
+    def everyone(self, name: str) -> list[torch.Tensor]:
+        """[R] a sequence, of what the first step of an on-policy update brought back."""
+        return self.side.per_sequence(self.results[:1], name, len(self.experiences))
+
+
+def _plan(side: Side, spec: PPOSpec, experiences: Sequence[Experience], rng_seed: int) -> Plan:
+    sequences = [token_sequence(item) for item in experiences]
+    whole = side.whole(sequences)
+    if spec.on_policy:
+        return Plan(whole, [[whole]])
+    return Plan(
+        whole, [side.planner.steps(sequences, spec.minibatches, rng_seed + epoch) for epoch in range(spec.epochs)]
+    )
+
+
+class CriticUpdate(_Half):
+    """The critic's half. `run` once; then `old_values` holds one tensor [R] a sequence. plan: of the actor's half, where both
+    have the same layout."""
+
+    def __init__(
+        self,
+        side: Side,
+        spec: PPOSpec,
+        experiences: Sequence[Experience],
+        rng_seed: int,
+        plan: Plan | None = None,
+    ) -> None:
+        super().__init__(side, spec, experiences, rng_seed, plan)
+        self.old_values: list[torch.Tensor] = []
+
+    def run(self, old_values: Sequence[torch.Tensor] | None = None) -> UpdateReport:
+        """All steps of the critic. old_values: where they are known already, from the weights as they are."""
+        rewards = [item.reward for item in self.experiences]
+        if old_values is None and self._one_pass():
+            returns = [torch.full((n,), reward) for n, reward in zip(self.lengths, rewards, strict=True)]
+            self._step(self.plan.whole, None, returns)
+            self.old_values = self.everyone("values")
         else:
-            self._old_logprobs()
-            self._old_values()
-            self._advantages()
-            for steps in self.epochs:
+            if old_values is None:
+                with self.phase("values"):
+                    old_values = self.side.run(self.plan.whole, lambda output: output)
+            self.old_values = list(old_values)
+            groups = [item.group for item in self.experiences]
+            _, returns = estimate(self.spec, rewards, self.old_values, self.lengths, groups)
+            for steps in self.plan.epochs:
                 for step in steps:
-                    if self.trainer.critic is not None:
-                        critic_steps.append(self._critic_step(step))
-                    actor_steps.append(self._actor_step(step))
-        return UpdateReport(self._metrics(actor_steps, critic_steps), dict(self.seconds))
+                    self._step(step, self.old_values, returns)
+        metrics = self.means(["value_loss"])
+        metrics["critic_grad_norm"] = sum(step.grad_norm for step in self.results) / len(self.results)
+        metrics["critic_lr"] = self.results[-1].lr
+        metrics["explained_variance"] = explained_variance(torch.cat(self.old_values), torch.cat(returns))
+        return UpdateReport(metrics, dict(self.seconds))
 
     def _one_pass(self) -> bool:
-        """Whether returns are known before values are (gamma = lambda = 1), so that the steps' own passes give the rest."""
+        """Whether returns are known before values are (gamma = lambda = 1), so that the step's own pass gives the values."""
         own = self.spec.advantage_estimator == OWN_ESTIMATOR
         return own and self.spec.on_policy and self.spec.gamma == 1.0 and self.spec.lam == 1.0
 
-    def _references(self) -> None:
-        if self.trainer.reference is not None:
-            with self._phase("log_probs"):
-                mine = self.trainer.run_forward(self.trainer.reference, self.whole, lambda output: output.logprobs_T)
-                self.reference = self._gather(mine)
-
-    def _old_logprobs(self) -> None:
-        with self._phase("log_probs"):
-            mine = self.trainer.run_forward(self.trainer.actor.ddp, self.whole, lambda output: output.logprobs_T)
-            self.old_logprobs = self._gather(mine)
-
-    def _old_values(self) -> None:
-        if self.trainer.critic is not None:
-            with self._phase("values"):
-                mine = self.trainer.run_forward(self.trainer.critic.ddp, self.whole, lambda output: output)
-                self.old_values = self._gather(mine)
-
-    def _advantages(self) -> None:
-        rewards = [item.reward for item in self.experiences]
-        groups = [item.group for item in self.experiences]
-        self.advantages, self.returns = estimate(self.spec, rewards, self.old_values, self.lengths, groups)
-
-    def _critic_step(self, step: Step) -> StepResult:
+    def _step(self, step: Step, old_values: list[torch.Tensor] | None, returns: list[torch.Tensor]) -> None:
         def loss(values_T: torch.Tensor, batch: MicroBatch) -> Loss:
-            old_T = values_T.detach() if self.old_values is None else batch.gather(self.old_values)
-            value = losses.value_loss(values_T, old_T, batch.gather(self.returns), self.spec.value_clip).sum()
+            old_T = values_T.detach() if old_values is None else batch.gather(old_values)
+            value = losses.value_loss(values_T, old_T, batch.gather(returns), self.spec.value_clip).sum()
             return Loss(value, {"value_loss": value.detach().clone()}, {"values": batch.scatter(values_T)})
 
-        assert self.trainer.critic is not None
-        with self._phase("critic"):
-            return self.trainer.critic.update(step.batches, loss)
+        with self.phase("critic"):
+            self.results.append(self.side.learner.update(step.batches, loss))
 
-    def _actor_step(self, step: Step) -> StepResult:
+
+class ActorUpdate(_Half):
+    """The actor's half. `run` once. reference: model of the KL penalty, of the actor's layout."""
+
+    def __init__(
+        self,
+        side: Side,
+        spec: PPOSpec,
+        experiences: Sequence[Experience],
+        rng_seed: int,
+        *,
+        reference: torch.nn.Module | None = None,
+    ) -> None:
+        super().__init__(side, spec, experiences, rng_seed, None)
+        self.policy_loss = losses.policy_loss(spec)
+        self.old_logprobs: list[torch.Tensor] | None = None
+        self.reference: list[torch.Tensor] | None = None
+        if reference is not None:
+            with self.phase("log_probs"):
+                self.reference = side.run(self.plan.whole, lambda output: output.logprobs_T, reference)
+
+    def run(self, old_values: list[torch.Tensor] | None) -> UpdateReport:
+        """Advantages, then all steps of the actor. old_values: the critic's; None for an estimator without one."""
+        rewards = [item.reward for item in self.experiences]
+        groups = [item.group for item in self.experiences]
+        advantages, _ = estimate(self.spec, rewards, old_values, self.lengths, groups)
+        if not self._one_pass():
+            with self.phase("log_probs"):
+                self.old_logprobs = self.side.run(self.plan.whole, lambda output: output.logprobs_T)
+        for steps in self.plan.epochs:
+            for step in steps:
+                self._step(step, advantages)
+        old_logprobs = self.everyone("logprobs") if self.old_logprobs is None else self.old_logprobs
+        names = ["policy_loss", "clip_fraction", "approx_kl", "entropy"]
+        metrics = self.means(names + (["reference_kl"] if self.reference is not None else []))
+        metrics["actor_grad_norm"] = sum(step.grad_norm for step in self.results) / len(self.results)
+        metrics["actor_lr"] = self.results[-1].lr
+        advantages_T = torch.cat(advantages)
+        metrics["advantage_mean"] = float(advantages_T.mean())
+        metrics["advantage_std"] = float(advantages_T.std(correction=0))
+        metrics["response_tokens"] = float(sum(self.lengths))
+        return UpdateReport(metrics | mismatch(self.experiences, old_logprobs), dict(self.seconds))
+
+    def _one_pass(self) -> bool:
+        """Whether the one step's own pass gives the old log-probs."""
+        return self.spec.on_policy
+
+    def _step(self, step: Step, advantages: list[torch.Tensor]) -> None:
         spec = self.spec
 
         def loss(output: TokenOutputs, batch: MicroBatch) -> Loss:
             logprobs_T = output.logprobs_T
             old_T = logprobs_T.detach() if self.old_logprobs is None else batch.gather(self.old_logprobs)
-            advantages_T = batch.gather(self.advantages)
+            advantages_T = batch.gather(advantages)
             data = losses.PolicyInput(logprobs_T, old_T, advantages_T, batch.lengths, step.tokens, step.sequences)
             policy = self.policy_loss(data)
             total = policy
@@ -155,44 +219,19 @@ class PolicyUpdate:
                 sums["reference_kl"] = divergence.detach().clone()
             return Loss(total, sums, {"logprobs": batch.scatter(logprobs_T)})
 
-        with self._phase("actor"):
-            return self.trainer.actor.update(step.batches, loss, with_entropy_grad=bool(spec.entropy_coef))
+        with self.phase("actor"):
+            self.results.append(self.side.learner.update(step.batches, loss, with_entropy_grad=bool(spec.entropy_coef)))
 
-    def _metrics(self, actor_steps: Sequence[StepResult], critic_steps: Sequence[StepResult]) -> dict[str, float]:
-        tokens = float(sum(self.lengths))
-        trained = tokens * self.spec.epochs
-        names = ["policy_loss", "clip_fraction", "approx_kl", "entropy"]
-        names += ["reference_kl"] if self.reference is not None else []
-        names += ["value_loss"] if critic_steps else []
-        sums = self.world.sum_data_parallel(
-            {name: sum(step.sums.get(name, 0.0) for step in [*actor_steps, *critic_steps]) for name in names}
-        )
-        metrics = {name: sums[name] / trained for name in names}
-        metrics["actor_grad_norm"] = sum(step.grad_norm for step in actor_steps) / len(actor_steps)
-        metrics["actor_lr"] = actor_steps[-1].lr
-        if critic_steps:
-            assert self.old_values is not None
-            metrics["critic_grad_norm"] = sum(step.grad_norm for step in critic_steps) / len(critic_steps)
-            metrics["critic_lr"] = critic_steps[-1].lr
-            metrics["explained_variance"] = explained_variance(torch.cat(self.old_values), torch.cat(self.returns))
-        assert self.old_logprobs is not None
-        advantages_T = torch.cat(self.advantages)
-        metrics["advantage_mean"] = float(advantages_T.mean())
-        metrics["advantage_std"] = float(advantages_T.std(correction=0))
-        metrics["response_tokens"] = tokens
-        return metrics | mismatch(self.experiences, self.old_logprobs)
 
-    def _everyone(self, result: StepResult, name: str) -> list[torch.Tensor]:
-        return self._gather(result.per_sequence.get(name, {}))
-
-    def _gather(self, mine: dict[int, torch.Tensor]) -> list[torch.Tensor]:
-        return self.trainer.gather(mine, len(self.experiences))
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - begin
+def merged(*reports: UpdateReport) -> UpdateReport:
+    """One report of both halves."""
+    metrics: dict[str, float] = {}
+    seconds: dict[str, float] = dict.fromkeys(("log_probs", "values", "critic", "actor"), 0.0)
+    for report in reports:
+        metrics |= report.metrics
+        for name, value in report.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    return UpdateReport(metrics, seconds)
 
 
 def explained_variance(values_T: torch.Tensor, returns_T: torch.Tensor) -> float:

@@ -9,10 +9,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
+from actor.kernels import KERNEL_CHOICES
+from actor.layout import Layout
+
+RECOMPUTE = ("none", "selective", "full")
 DECAY_STYLES = ("constant", "linear", "cosine")
 OWN_ESTIMATOR = "gae"
 OWN_POLICY_LOSS = "ppo"
 Stage = Literal["sft", "ppo", "dpo"]
+# Parameters that our Adam steps at once: 128 MiB of temporaries. One slice takes a GPU about a millisecond, so launches hardly count.
+STEP_SLICE_NUMBERS = 1 << 25
 STAGES: tuple[str, ...] = get_args(Stage)
 
 
@@ -107,17 +113,22 @@ class DpoSpec:
 class TrainerSpec:
     """One trainer world.
 
-    model_path: Hugging Face folder with Step-Audio 2 names; dtype: "float32" | "bfloat16"; world_size: ranks, of which groups
-    of tensor_parallel share one model copy; device: "cpu" (gloo) | "cuda" (nccl); threads: CPU threads a rank; feature_dir:
-    folder of the encoder-feature cache; micro_batch_tokens: most tokens in one forward pass of one rank; freeze: prefixes of
-    checkpoint names that are not trained; critic: keep a value model in the "ppo" stage. What a stage uses instead is said
-    to `Trainer.reset_optimizer`; "dpo" takes actor_optim where it is told no other.
+    model_path: Hugging Face folder with Step-Audio 2 names; dtype: "float32" | "bfloat16"; layout: of the actor; device: "cpu"
+    (gloo) | "cuda" (nccl); threads: CPU threads a rank; feature_dir: folder of the encoder-feature cache; micro_batch_tokens:
+    most tokens in one forward pass of one rank (context-parallel ranks share them); freeze: prefixes of checkpoint names that
+    are not trained; critic: keep a value model in the "ppo" stage; critic_layout: its own layout (None: the actor's), on the
+    actor's ranks or, with critic_apart, on ranks of its own. recompute: "none", "selective" (attention's inside) or "full"
+    (whole layers), what the backward pass computes again; kernels: "auto", "transformer_engine" or "torch", see `actor.kernels`;
+    offload_optimizer: moments and float32 masters in the machine's memory, masters on the device for the length of a step;
+    head_chunk_rows, head_chunk_vocab: rows and columns of the logits that exist at a time; lora_rank: of low-rank updates trained in
+    place of the decoder's linear layers (0: none), each counting lora_alpha / lora_rank;
+    colocated: an engine shares each rank's GPU. What a stage uses instead is said to
+    `Trainer.reset_optimizer`; "dpo" takes actor_optim where it is told no other.
     """
 
     model_path: str
     dtype: str
-    world_size: int
-    tensor_parallel: int
+    layout: Layout
     device: str
     threads: int
     seed: int
@@ -130,21 +141,55 @@ class TrainerSpec:
     ppo: PPOSpec
     critic: bool
     dpo: DpoSpec = DpoSpec()
+    critic_layout: Layout | None = None
+    critic_apart: bool = False
+    recompute: str = "none"
+    kernels: str = "auto"
+    offload_optimizer: bool = False
+    head_chunk_rows: int = 1024
+    head_chunk_vocab: int = 16384
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    colocated: bool = False
 
     def __post_init__(self) -> None:
+        _check_memory(self)
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device must be cpu or cuda, got {self.device!r}")
-        if self.tensor_parallel < 1 or self.world_size < 1 or self.world_size % self.tensor_parallel:
+        if not self.critic and (self.critic_layout is not None or self.critic_apart):
+            raise ValueError("critic_layout and critic_apart are for a trainer with critic=True")
+        if not self.critic_apart and self.of_critic.world_size != self.layout.world_size:
             raise ValueError(
-                f"tensor_parallel ({self.tensor_parallel}) must divide world_size ({self.world_size}), both at least 1"
+                f"actor ({self.layout}, {self.layout.world_size} ranks) and critic ({self.of_critic}, "
+                f"{self.of_critic.world_size} ranks) share ranks, so both must fill them; set critic_apart for ranks of its own"
             )
         _check_critic(self.ppo, self.critic)
 
     @property
-    def data_parallel(self) -> int:
-        return self.world_size // self.tensor_parallel
+    def of_critic(self) -> Layout:
+        """The critic's layout."""
+        return self.critic_layout or self.layout
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of actor and critic together."""
+        return self.layout.world_size + (self.of_critic.world_size if self.critic_apart else 0)
+
+
+def _check_memory(spec: TrainerSpec) -> None:
+    if spec.recompute not in RECOMPUTE:
+        raise ValueError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {spec.recompute!r}")
+    if spec.kernels not in KERNEL_CHOICES:
+        raise ValueError(f"kernels must be one of {', '.join(KERNEL_CHOICES)}, got {spec.kernels!r}")
+    for name in ("head_chunk_rows", "head_chunk_vocab"):
+        if getattr(spec, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(spec, name)}")
+    if spec.lora_rank < 0 or spec.lora_alpha <= 0:
+        raise ValueError(
+            f"lora_rank must be at least 0 (0: none) and lora_alpha above 0, got {spec.lora_rank} and {spec.lora_alpha}"
+        )
 
 
 def _check_critic(ppo: PPOSpec, critic: bool) -> None:

@@ -8,7 +8,7 @@ they are what a perfect engine would have reported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actor.layout import Layout
 from actor.messages import Experience, PreferencePair, SftExample
 from actor.specs import OptimSpec, PPOSpec, TrainerSpec
 from rollout.model.lengths import patch_count
@@ -73,8 +74,7 @@ def trainer_spec(case: Case, **changes: Any) -> TrainerSpec:
     fields: dict[str, Any] = {
         "model_path": str(case.model),
         "dtype": "float32",
-        "world_size": 1,
-        "tensor_parallel": 1,
+        "layout": Layout(),
         "device": "cpu",
         "threads": 1,
         "seed": 7,
@@ -205,10 +205,16 @@ def preference_pairs(batch: list[Experience]) -> list[PreferencePair]:
 @contextmanager
 def one_rank(spec: TrainerSpec, folder: Path) -> Iterator[Any]:
     """A trainer in this process, alone in its world. `folder` holds the meeting file."""
-    from actor.megatron.parallel import world
+    from actor.megatron.parallel import opened
     from actor.trainer import Trainer
 
     meeting = folder / "meeting"
     meeting.unlink(missing_ok=True)
-    with world(spec, 0, f"file://{meeting}") as joined:
-        yield Trainer(spec, joined)
+    with opened(spec.layout, 0, f"file://{meeting}", device=spec.device, seed=spec.seed) as world:
+        yield Trainer(spec, world)
+
+
+@contextmanager
+def silent(_total: int) -> Iterator[Callable[[], None]]:
+    """The bar of a conversion that nobody watches."""
+    yield lambda: None

@@ -11,81 +11,78 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from actor import losses
-from actor.audio import AudioBank
 from actor.dpo import PreferenceUpdate, reference_log_probs
-from actor.learner import Learner, Loss, forward
+from actor.kernels import Kernels
+from actor.learner import Learner, Loss
 from actor.megatron import checkpoint, weights
-from actor.megatron.batch import MicroBatch, TokenSequence
-from actor.megatron.model import AudioGPT, TokenOutputs, head_dim, rotary_base, transformer_config
-from actor.megatron.parallel import World
+from actor.megatron.batch import MicroBatch
+from actor.megatron.head import TokenOutputs
+from actor.megatron.model import AudioGPT
+from actor.megatron.parallel import World, another_layout
 from actor.messages import Experience, PreferencePair, SftExample, UpdateReport
+from actor.models import Models
 from actor.planning import Planner, Step, token_sequence
-from actor.ppo import BatchRefused, PolicyUpdate
-from actor.publish import weights_payload
+from actor.ppo import ActorUpdate, BatchRefused, CriticUpdate, check, merged
+from actor.publishing import Meeting, Outlet, Published, PublishRefused, PublishSpec, whole_update
+from actor.seal import SEAL, read_seal
+from actor.side import Side
 from actor.specs import DpoSpec, OptimSpec, PPOSpec, Stage, StageSettings, TrainerSpec
-from rollout import (
-    ProbeSequence,
-    WeightUpdate,
-    load_config,
-    load_tokenizer,
-    load_weights,
-    save_checkpoint,
-    special_ids,
-)
+from actor.stored_stage import META_FILE, TrainerError, described, stored_settings
+from rollout import ProbeSequence, WeightUpdate, write_model
 
 log = logging.getLogger(__name__)
 
-META_FILE = "trainer.json"
-REFERENCE = "reference"  # folder of a checkpoint, there only with a KL penalty
-WEIGHT_FILE = ".safetensors"  # in the name of weight files and of the index over their shards
-
-
-class TrainerError(RuntimeError):
-    """A call the trainer cannot serve in its present state; the message says which call comes first."""
+ACTOR, CRITIC = "actor", "critic"  # folders of a checkpoint
+REFERENCE = "reference"  # likewise, there only with a KL penalty
 
 
 class Trainer:
-    """One rank's models. Starts in stage "sft" with the weights of `spec.model_path`."""
+    """One rank's models. Starts in stage "sft" with the weights of `spec.model_path`.
+
+    world: of the actor. The critic shares it, or has the same ranks in another layout (`spec.critic_layout`), or lives on ranks
+    of its own (`spec.critic_apart`, see `actor.critic_trainer`), whose old values then come with `ppo_update`.
+    """
 
     def __init__(self, spec: TrainerSpec, world: World) -> None:
         self.spec = spec
         self.world = world
         self.settings = StageSettings("sft")
+        self._saving: checkpoint.Saving | None = None
         self.ppo = spec.ppo
-        self._config = load_config(spec.model_path)
-        self._dtype = getattr(torch, spec.dtype)
-        self._frozen_adapter = weights.adapter_is_frozen(spec.freeze)
-        model = self._build(critic=False)
-        weights.load_tensors(model, _trained_weights(spec.model_path))
-        weights.freeze(model, spec.freeze)
-        self.actor = Learner(model, self._dtype)
-        self.critic: Learner | None = None
+        self._models = Models(spec, world)
+        model = self._models.policy(world)
+        self._bank = self._models.bank(model, world)
+        self.actor_side = self._models.side(model, world, self._bank)
+        self.critic_side: Side | None = None
+        self._critic_world = world if spec.critic_apart else another_layout(world, spec.of_critic)
         self.reference: AudioGPT | None = None
-        self._bank = AudioBank(
-            spec.feature_dir,
-            self._config,
-            frozen=model.adapter if self._frozen_adapter else None,
-            dtype=self._dtype,
-            device=world.device,
-        )
-        self.planner = Planner(
-            world,
-            self._bank,
-            budget=spec.micro_batch_tokens,
-            audio_patch_id=special_ids(load_tokenizer(spec.model_path)).audio_patch,
-            head_dim=head_dim(self._config),
-            rotary_base=rotary_base(self._config),
-        )
+        self._outlet = Outlet(world.rank, world.device)
         self.reset_optimizer("sft")
+
+    @property
+    def actor(self) -> Learner:
+        return self.actor_side.learner
+
+    @property
+    def critic(self) -> Learner | None:
+        return None if self.critic_side is None else self.critic_side.learner
+
+    @property
+    def planner(self) -> Planner:
+        """Of the actor's batches."""
+        return self.actor_side.planner
+
+    @property
+    def kernels(self) -> Kernels:
+        """What the layers run on."""
+        return self._models.kernels
 
     @property
     def stage(self) -> Stage:
@@ -114,32 +111,36 @@ class Trainer:
 
     def _begin(self, settings: StageSettings, ppo: PPOSpec) -> None:
         self.settings, self.ppo = settings, ppo
-        self.critic = self.reference = None
+        self.critic_side = self.reference = None
         self.actor.reset_optimizer(settings.actor_optim(self.spec))
-        if settings.stage != "ppo":
+        if settings.stage == "ppo":
+            self._begin_critic()
+            if ppo.kl_coef > 0:
+                self.reference = self._models.reference(self.world, self.actor.model)
+
+    def _begin_critic(self) -> None:
+        """From the actor as it is now."""
+        if not self.spec.critic or self.spec.critic_apart:
             return
-        state = self.actor.model.state_dict()
-        if self.spec.critic:
-            model = self._build(critic=True)
-            self._copy(state, model)
-            weights.freeze(model, self.spec.freeze)
-            self.critic = Learner(model, self._dtype)
-            self.critic.reset_optimizer(settings.critic_optim or self.spec.critic_optim)
-        if ppo.kl_coef > 0:
-            self.reference = self._build(critic=False).requires_grad_(False)
-            self._copy(state, self.reference)
+        with self.world.active():
+            stream = weights.export_stream(self.actor.model)
+        shared = self._critic_world == self.world or self.actor.model.adapter is not None
+        model = self._models.critic(self._critic_world, stream, with_adapter=not shared)
+        bank = self._bank if shared else self._models.bank(model, self._critic_world)
+        self.critic_side = self._models.side(model, self._critic_world, bank)
+        self.critic_side.learner.reset_optimizer(self.settings.critic_optim or self.spec.critic_optim)
 
     def log_probs(self, items: Sequence[Experience | SftExample | ProbeSequence]) -> list[np.ndarray]:
         """Natural log-probs [R] of each response, from the actor; float32."""
         step = self._whole(items)
-        return [values.numpy() for values in self.gather(self.run_forward(self.actor.ddp, step, _logprobs), len(items))]
+        return [values.numpy() for values in self.actor_side.run(step, lambda output: output.logprobs_T)]
 
     def values(self, items: Sequence[Experience | SftExample]) -> list[np.ndarray]:
         """Value [R] of the state before each response token, from the critic; float32. Raises TrainerError without one."""
-        if self.critic is None:
+        if self.critic_side is None:
             raise TrainerError('there is no critic; call reset_optimizer("ppo") on a trainer with critic=True')
-        step = self._whole(items)
-        return [values.numpy() for values in self.gather(self.run_forward(self.critic.ddp, step, _values), len(items))]
+        step = self.critic_side.whole([token_sequence(item) for item in items])
+        return [values.numpy() for values in self.critic_side.run(step, lambda output: output)]
 
     def sft_step(self, examples: Sequence[SftExample]) -> UpdateReport:
         """One optimizer step of cross entropy over the response tokens of `examples`.
@@ -172,10 +173,24 @@ class Trainer:
             }
         )
 
-    def ppo_update(self, experiences: Sequence[Experience], rng_seed: int) -> UpdateReport:
-        """One policy update over `experiences`; `rng_seed` orders the minibatches. See `actor.ppo`."""
+    def ppo_update(
+        self, experiences: Sequence[Experience], rng_seed: int, old_values: Sequence[np.ndarray] | None = None
+    ) -> UpdateReport:
+        """One policy update over `experiences`; `rng_seed` orders the minibatches; old_values: of a critic that lives apart. See
+        `actor.ppo`."""
         self._need_stage("ppo")
-        return PolicyUpdate(self, experiences, rng_seed).run()
+        check(experiences)
+        if self.spec.critic_apart and old_values is None:
+            raise TrainerError("the critic lives on other ranks; give the values that it finds for these experiences")
+        actor = ActorUpdate(self.actor_side, self.ppo, experiences, rng_seed, reference=self.reference)
+        values = None if old_values is None else [torch.from_numpy(item) for item in old_values]
+        reports = []
+        if self.critic_side is not None:
+            plan = actor.plan if self.critic_side.world is self.world else None
+            critic = CriticUpdate(self.critic_side, self.ppo, experiences, rng_seed, plan)
+            reports.append(critic.run())
+            values = critic.old_values
+        return merged(*reports, actor.run(values))
 
     def dpo_step(self, pairs: Sequence[PreferencePair]) -> UpdateReport:
         """One optimizer step of preference training over `pairs`, which carry their reference log-probs. See `actor.dpo`."""
@@ -188,32 +203,94 @@ class Trainer:
         return reference_log_probs(self, pairs)
 
     def weights(self, version: int) -> WeightUpdate | None:
-        """The actor's weights for the engines, encoder left out; None on every rank but 0 (all ranks call)."""
-        exported = weights.export_tensors(self.actor.model)
-        return weights_payload(exported, version) if self.world.rank == 0 else None
+        """The actor's weights in one message, encoder left out; None on every rank but 0 (all ranks call)."""
+        stream = weights.export_stream(self.actor.model)
+        if self.world.rank == 0:
+            return whole_update(version, stream)
+        for _ in stream:
+            pass
+        return None
+
+    def meet(self, spec: PublishSpec, host: str, receivers: int) -> Meeting:
+        """Where engines of `receivers` workers meet this rank 0 for a live transport."""
+        return self._outlet.meet(spec, host, receivers)
+
+    def prepare_publish(self, spec: PublishSpec) -> PublishRefused | None:
+        """Before engines wait for shared memory that rank 0 writes (it alone is called)."""
+        return self._outlet.prepare(spec)
+
+    def publish(
+        self, number: int, spec: PublishSpec, meeting: Meeting | None = None
+    ) -> Published | PublishRefused | None:
+        """The actor's weights towards the engines, one tensor at a time; None on ranks that only help (all ranks call).
+
+        number: of the publish, growing. A refusal is returned, since the trainer is none the worse for it.
+        """
+        return self._outlet.publish(number, spec, weights.export_stream(self.actor.model), meeting)
+
+    def confirm(self, number: int) -> None:
+        """Every engine runs what publish `number` brought (rank 0 alone is called)."""
+        self._outlet.confirm(number)
+
+    def close(self) -> None:
+        """Give back what was published."""
+        self._outlet.close()
 
     def export(self, directory: str) -> None:
-        """Rank 0 writes a Hugging Face folder with public names, encoder and tokenizer included (all ranks call)."""
-        exported = weights.export_tensors(self.actor.model)
+        """Rank 0 writes a Hugging Face folder with public names, encoder and tokenizer included, in place of what is there; one
+        tensor at a time (all ranks call)."""
+        model = self.actor.model
+        stream = weights.export_stream(model)
         if self.world.rank == 0:
-            encoder = load_weights(self.spec.model_path, weights.ENCODER_PREFIX)
-            target = save_checkpoint(directory, self._config, encoder | exported)
-            for path in Path(self.spec.model_path).iterdir():
-                if path.is_file() and WEIGHT_FILE not in path.name and not (target / path.name).exists():
-                    shutil.copyfile(path, target / path.name)
+            write_model(Path(directory), self.spec.model_path, weights.export_specs(model), stream)
+            return
+        for _ in stream:  # which puts each tensor together with rank 0
+            pass
 
     def save(self, directory: str) -> None:
         """Models, optimizers, schedules and random state into `directory`, written by all ranks. Raises CheckpointError."""
-        root = Path(directory)
-        for name, learner in self._learners():
-            checkpoint.save(root / name, learner.model, learner.optimizer, self.world)
-        if self.reference is not None:
-            checkpoint.save(root / REFERENCE, self.reference, None, self.world)
-        if self.world.rank == 0:
-            (root / META_FILE).write_text(json.dumps(self.settings.to_json() | {"format": checkpoint.FORMAT}))
+        self.begin_save(directory, background=False)
+        self.finish_save()
 
-    def load(self, directory: str, settings: StageSettings | None = None) -> None:
-        """Continue from what `save` wrote, in this or another layout.
+    def begin_save(self, directory: str, background: bool) -> None:
+        """The first half of `save`; background: training may go on while this rank's share is written from host memory.
+        Raises CheckpointError, TrainerError while another checkpoint is unfinished."""
+        if self._saving is not None:
+            raise TrainerError(f"{self._saving.directory} is not finished; call finish_save before another checkpoint")
+        parts = self._parts()
+        if self.reference is not None:
+            parts.append(checkpoint.Part(REFERENCE, self.reference, None, self.world))
+        self._saving = checkpoint.Saving(
+            Path(directory),
+            parts,
+            self.world,
+            texts={META_FILE: json.dumps(self.settings.to_json())},
+            about=described(self.spec) | {"stage": self.stage, "layout": str(self.spec.layout)},
+            whole=True,
+            background=background,
+        )
+
+    def save_written(self) -> bool:
+        """Whether `finish_save` has nothing to wait for on this rank; True without an unfinished checkpoint."""
+        return self._saving is None or self._saving.written
+
+    def finish_save(self) -> None:
+        """Seal what `begin_save` began, once all ranks have written (all call); nothing without one. Raises CheckpointError."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.finish()
+
+    def verify(self, directory: str) -> None:
+        """All that `load` would read is whole (all ranks call). Raises CheckpointError naming what is torn, missing or changed."""
+        root = Path(directory)
+        checkpoint.verify(root, self.world)
+        stage = stored_settings(root, None, self.spec)[0].stage
+        critic = stage == "ppo" and self.spec.critic and not self.spec.critic_apart
+        if critic and f"{CRITIC}/{SEAL}" not in read_seal(root).files:  # it lived apart and has sealed its own folder
+            checkpoint.verify(root / CRITIC, self.world)
+
+    def load(self, directory: str, settings: StageSettings | None = None) -> StageSettings:
+        """Continue from what `save` wrote, in this or another layout; returns the settings of the stage that goes on.
 
         settings: what the stage uses from here on, all of it (a None in it: the trainer's own); None: what the checkpoint
         stores. Moments, step counts and the place in the schedule are the checkpoint's; rates, decay, PPO and DPO settings
@@ -221,30 +298,18 @@ class Trainer:
         CheckpointError for damage, TrainerError for settings of another stage or that this trainer cannot work with.
         """
         root = Path(directory)
-        try:
-            stored = StageSettings.from_json(json.loads((root / META_FILE).read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise checkpoint.CheckpointError(f"{root} holds no complete trainer checkpoint: {error}") from error
-        chosen = settings or stored
-        if chosen.stage != stored.stage:
-            raise TrainerError(
-                f"{root} was saved in stage {stored.stage!r} and cannot go on in stage {chosen.stage!r}; load it with its own "
-                "settings, then call reset_optimizer"
-            )
-        try:
-            ppo = chosen.ppo_spec(self.spec)
-        except ValueError as error:
-            raise TrainerError(f"{root} cannot be continued by this trainer: {error}") from error
-        self._begin(chosen, ppo)
-        for name, learner in self._learners():
-            checkpoint.load(root / name, learner.model, learner.optimizer, self.world)
+        self.verify(directory)
+        self._begin(*stored_settings(root, settings, self.spec))
+        for part in self._parts():
+            checkpoint.load(root / part.name, part)
         if self.reference is not None:
             self._load_reference(root / REFERENCE, self.reference)
         self._bank.clear()
+        return self.settings
 
     def _load_reference(self, folder: Path, reference: AudioGPT) -> None:
         if folder.is_dir():
-            checkpoint.load(folder, reference, None, self.world)
+            checkpoint.load(folder, checkpoint.Part(REFERENCE, reference, None, self.world), with_random=False)
             return
         log.warning(
             "%s has no reference model, but kl_coef is %g: the actor just loaded becomes the reference, so the KL penalty pulls "
@@ -252,65 +317,25 @@ class Trainer:
             folder.parent,
             self.ppo.kl_coef,
         )
-        self._copy(self.actor.model.state_dict(), reference)
+        self._models.copy_policy(self.actor.model, reference)
 
     def load_weights_only(self, directory: str) -> None:
         """The actor's weights of what `save` wrote, in this or another layout; the present stage begins anew with them (fresh
         optimizer, schedule, critic, reference), and random state stays. Raises CheckpointError."""
-        checkpoint.load(Path(directory) / "actor", self.actor.model, None, self.world, with_random=False)
+        folder = Path(directory) / ACTOR
+        checkpoint.verify(folder, self.world)
+        checkpoint.load(folder, checkpoint.Part(ACTOR, self.actor.model, None, self.world), with_random=False)
         self._bank.clear()
         self._begin(self.settings, self.ppo)
-
-    def run_forward(
-        self, model: torch.nn.Module, step: Step, read: Callable[[Any], torch.Tensor]
-    ) -> dict[int, torch.Tensor]:
-        """`read(output)` [T] of each micro-batch, cut into one tensor [R] a sequence of this rank."""
-        parts = forward(model, step.batches, lambda output, batch: batch.scatter(read(output)) if batch.counts else {})
-        return {member: values for part in parts for member, values in part.items()}
-
-    def gather(self, mine: dict[int, torch.Tensor], count: int) -> list[torch.Tensor]:
-        """One tensor a sequence out of the shares of all data-parallel ranks."""
-        everyone: dict[int, torch.Tensor] = {}
-        for part in self.world.gather_data_parallel(mine):
-            everyone.update(part)
-        return [everyone[index] for index in range(count)]
 
     def _need_stage(self, stage: Stage) -> None:
         if self.stage != stage:
             raise TrainerError(f'the trainer is in stage {self.stage!r}; call reset_optimizer("{stage}") first')
 
     def _whole(self, items: Sequence[Experience | SftExample | ProbeSequence]) -> Step:
-        sequences: list[TokenSequence] = [token_sequence(item) for item in items]
-        return self.planner.steps(sequences)[0]
+        return self.actor_side.whole([token_sequence(item) for item in items])
 
-    def _learners(self) -> list[tuple[str, Learner]]:
-        return [("actor", self.actor)] + ([("critic", self.critic)] if self.critic is not None else [])
-
-    def _build(self, critic: bool) -> AudioGPT:
-        """A model with undefined weights; a second one needs no adaptor of its own while the adaptor is frozen."""
-        megatron = transformer_config(self._config, self._dtype, self.world.tensor_size)
-        with_adapter = not self._frozen_adapter or not hasattr(self, "actor")
-        model = AudioGPT(self._config, megatron, critic, with_adapter).to(self.world.device)
-        weights.mark_split(model)
-        return model
-
-    @staticmethod
-    def _copy(state: dict[str, Any], model: AudioGPT) -> None:
-        """Weights of another model of this trainer; a critic keeps its own value head."""
-        own = model.state_dict()
-        kept = {weights.HEAD} if model.critic else set()
-        model.load_state_dict({name: value if name in kept else state[name] for name, value in own.items()})
-
-
-def _trained_weights(model_path: str) -> dict[str, torch.Tensor]:
-    """What the trainer holds of a folder: adaptor and decoder, not the encoder."""
-    prefixes = (weights.ADAPTER_PREFIX, "model.", "lm_head.")
-    return {name: tensor for prefix in prefixes for name, tensor in load_weights(model_path, prefix).items()}
-
-
-def _logprobs(output: TokenOutputs) -> torch.Tensor:
-    return output.logprobs_T
-
-
-def _values(output: torch.Tensor) -> torch.Tensor:
-    return output
+    def _parts(self) -> list[checkpoint.Part]:
+        """What is trained here, each in a folder of its own."""
+        learners = [(ACTOR, self.actor)] + ([(CRITIC, self.critic)] if self.critic is not None else [])
+        return [checkpoint.Part(name, one.model, one.optimizer, one.world) for name, one in learners]

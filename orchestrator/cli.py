@@ -21,11 +21,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator import paths
+from orchestrator.checkpoint_cli import checkpoints_command, export_command, import_command
 from orchestrator.config.compose import compose_config, flat, known_keys, to_yaml
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.doctor.command import doctor_command
 from orchestrator.errors import MgrdError
 from orchestrator.eval_cli import evaluate_command
+from orchestrator.plan_cli import plan_command
 from orchestrator.promote_cli import promote_command
 from orchestrator.rewards_cli import rewards_app
 from orchestrator.service.up import down_command, status_command, up_command
@@ -45,7 +47,11 @@ model_app = typer.Typer(no_args_is_help=True, help="Fetch models, build the tiny
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(rewards_app, name="rewards")
+app.command("plan")(plan_command)
 app.command("eval")(evaluate_command)
+app.command("checkpoints")(checkpoints_command)
+app.command("export")(export_command)
+app.command("import")(import_command)
 model_app.command("promote")(promote_command)
 app.command("up", rich_help_panel=SERVICE_PANEL)(up_command)
 app.command("down", rich_help_panel=SERVICE_PANEL)(down_command)
@@ -170,23 +176,23 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _print_plan(config: ExperimentConfig) -> None:
+    from orchestrator.errors import PreflightError
     from orchestrator.pipeline import stages_of, summary
-    from orchestrator.preflight import model_parameters, resource_plan
+    from orchestrator.plan.advice import advise, refusal
+    from orchestrator.plan.assess import assess
+    from orchestrator.plan.sizes import model_sizes
+    from orchestrator.plan_cli import print_assessment
 
     console.print(to_yaml(config), highlight=False)
     stages = Table("stage", "what", title="Stages", title_justify="left")
     for stage in stages_of(config):
         stages.add_row(stage.name, summary(stage, config))
     console.print(stages)
-    plan = resource_plan(config, model_parameters(config))
-    resources = Table("resource", "estimate", title="Resources", title_justify="left")
-    resources.add_row("trainable parameters", f"{plan.parameters / 1e6:.1f} M")
-    resources.add_row(
-        "trainer ranks", f"{plan.ranks} x {plan.rank_gib:.2f} GiB (actor and critic: weights, gradients, Adam)"
-    )
-    resources.add_row("engines", f"{plan.engines} x {plan.engine_gib:.2f} GiB (weights and KV cache)")
-    resources.add_row("GPUs", str(plan.gpus) if plan.gpus else "none (CPU)")
-    console.print(resources)
+    sizes = model_sizes(config)
+    found = assess(config, sizes)
+    print_assessment(console, config, sizes, found)
+    if found.problems:
+        _refuse(PreflightError(refusal(found, advise(config, sizes))))
 
 
 @app.command("config")

@@ -2,7 +2,8 @@
 
 Neighbours: `controller` starts and stops everything around it, `pipeline` says which stages there are, `stages` do the work.
 Invariants: a stage's manifest is written after all it names; weights change hands only by named checkpoints; engines and trainer
-hold the same version whenever a stage begins; a stage is never run again while its manifest holds.
+hold the same version whenever a stage begins; a stage is never run again while its manifest holds; a trainer that was lost is started
+again and the stage goes on at its last checkpoint, by the same steps as when a run is resumed.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actor import StageSettings
+from actor import StageSettings, TrainerDied
 from orchestrator import chaos
+from orchestrator.checkpoint_keeper import CheckpointKeeper
+from orchestrator.checkpoint_mirror import mirror_of
+from orchestrator.checkpoints import CHECKPOINT_PREFIX
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data_stage import Questions
-from orchestrator.errors import RunFailed
+from orchestrator.errors import RunFailed, RunPaused
 from orchestrator.lineage import describe
 from orchestrator.manifest import Manifest, digest_of, file_digest, inputs_of, mismatch, read_manifest, weights_digest
 from orchestrator.parts import Parts
 from orchestrator.pipeline import SCORED_BY, Stage, settings_of
 from orchestrator.preflight import examiner_versions, judge_versions
-from orchestrator.rundir import CHECKPOINT_PREFIX, RunDirectory, write_atomic
+from orchestrator.revival import Revivals
+from orchestrator.rundir import RunDirectory
 from orchestrator.stages.context import StageContext
 from orchestrator.tracking import Tracker
 
@@ -64,11 +69,29 @@ class Conductor:
         self._base = weights_digest(parts.model_path)
         self._examiner = examiner_versions(config) if config.pipeline.recipe == "mgrd" else {}
         self._judge = judge_versions(config) if config.pipeline.recipe == "mgrd" else {}
+        asked = config.run.checkpoint_async
+        self.keeper = CheckpointKeeper(
+            directory.checkpoints,
+            parts.trainer,
+            config.run,
+            background=config.actor.device == "cuda" if asked is None else asked,
+            mirror=mirror_of(config.run.checkpoint_url, directory.root),
+        )
+        self._revivals = Revivals(state, config.actor.restarts)
         self._updates = 0  # policy updates of the stages so far
         self._held: tuple[str, int] = ("", 0)  # (checkpoint, version) that engines and trainer hold
 
     def run(self, stages: Sequence[Stage], runners: Mapping[str, Runner]) -> dict[str, dict[str, Any]]:
         """Results by stage. Raises what the stages raise."""
+        try:
+            results = self._walk(stages, runners)
+        except RunPaused:
+            self.keeper.close()  # what the pause promised to go on with
+            raise
+        self.keeper.close()
+        return results
+
+    def _walk(self, stages: Sequence[Stage], runners: Mapping[str, Runner]) -> dict[str, dict[str, Any]]:
         observer = self.parts.observer
         for stage in stages:
             manifest = self._finished(stage)
@@ -77,7 +100,7 @@ class Conductor:
                 if pause := observer.pause():
                     raise pause
                 observer.stage_began(stage.name)
-                manifest = self._perform(stage, runners[stage.kind])
+                manifest = self._see_through(stage, runners[stage.kind])
             else:
                 self._put_down(stage)
             observer.stage_ended(stage.name, manifest.seconds, before=before)
@@ -113,7 +136,7 @@ class Conductor:
             return None
         inputs, seed = self._inputs(stage), self.config.run.seed
         reason = mismatch(manifest, folder, settings=None, inputs=inputs, seed=seed)
-        if not reason and stage.trains and not self.directory.checkpoint_path(manifest.model).is_dir():
+        if not reason and stage.trains and not self.keeper.has(manifest.model):
             reason = f"its checkpoint {manifest.model} is gone"
         changed = mismatch(manifest, folder, settings=self._settings(stage), inputs=inputs, seed=seed)
         if not reason and changed and self.config.run.redo:
@@ -124,6 +147,43 @@ class Conductor:
         remark = f" ({changed}; run.redo=true makes it again)" if changed else ""
         self.parts.progress.note(f"{stage.name}: done before, not run again{remark}")
         return manifest
+
+    def _see_through(self, stage: Stage, runner: Runner) -> Manifest:
+        """`_perform`, again after each death of the trainer that another world may get over."""
+        while True:
+            try:
+                return self._perform(stage, runner)
+            except TrainerDied as death:
+                self._start_again(stage, death)
+
+    def _start_again(self, stage: Stage, death: TrainerDied) -> None:
+        """Another trainer in the same places, as fresh as when a run is resumed. Raises `death`, or that of a successor, when it is
+        not to be tried again."""
+        while True:
+            began = time.monotonic()
+            self.keeper.abandon()
+            record = self._revivals.take(death)
+            self._save()
+            if record is None:
+                raise death
+            at = record["checkpoint"] or self._model or "the base model's weights"
+            self.parts.progress.note(
+                f"{stage.name}: {death}; start {self._revivals.in_a_row()} of {self.config.actor.restarts} at this place, from {at}"
+            )
+            try:
+                self.parts.restart_trainer()
+                if not (record["checkpoint"] or self._model) and self.parts.pool.version:
+                    self.parts.publish(0)
+            except TrainerDied as another:
+                death = another
+                death.add_note(f"stage {stage.name}")
+                continue
+            self._held = ("", 0)
+            record["start_s"] = round(time.monotonic() - began, 2)
+            self._save()
+            self.tracker.restarted(self._revivals.deaths)
+            self.parts.progress.note(f"{stage.name}: the trainer is up again after {record['start_s']:.1f} s")
+            return
 
     def _perform(self, stage: Stage, runner: Runner) -> Manifest:
         begin = time.monotonic()
@@ -141,9 +201,10 @@ class Conductor:
             models=tuple(self._models),
             updates_before=self._updates,
             changed=self.changed,
-            _keep=lambda kept, checkpoint: self._keep(context, kept, checkpoint),
+            _keep=lambda *kept: self._keep(context, *kept),
             _borrow=self._hold,
             _resume=lambda asked: self._hold(self.state["working"]["checkpoint"], asked),
+            _settle=lambda: self.keeper.settle(wait=False),
         )
         outer = self.parts.tracker
         attempt = self.state["attempts"][stage.name]
@@ -207,6 +268,7 @@ class Conductor:
                 self._hold(self._model)
             return working
         self._hold(self._model)
+        self.directory.checkpoints.forget(stage.name)
         shutil.rmtree(self._folder(stage), ignore_errors=True)  # what an attempt with other inputs left
         attempts = self.state.setdefault("attempts", {})
         attempts[stage.name] = attempts.get(stage.name, 0) + 1
@@ -228,43 +290,66 @@ class Conductor:
                 raise RunFailed(
                     "the base model's own weights are needed again after training has begun; start the run anew in another run.dir"
                 )
-            path = self.directory.checkpoint_path(checkpoint)
-            version = json.loads((path / "state.json").read_text(encoding="utf-8"))["version"]
-            self.parts.trainer.load(str(path / "trainer"), settings)
+            folder, kept = self.keeper.open(checkpoint)
+            version = kept["version"]
+            self.parts.trainer.load(str(folder), settings)
             self.parts.publish(version)
             self._held = (checkpoint, version)
-            self.parts.progress.note(f"weights of {path}")
+            self.parts.progress.note(f"weights of {folder.parent}")
         return self._held[1]
 
-    def _keep(self, context: StageContext, progress: dict[str, Any], checkpoint: str) -> None:
+    def _keep(
+        self,
+        context: StageContext,
+        progress: dict[str, Any],
+        checkpoint: str,
+        metrics: Mapping[str, float],
+        then: Callable[[], None],
+    ) -> None:
+        kept = json.loads(json.dumps(progress))  # as it is now: the stage goes on while the checkpoint is written
         if checkpoint:
-            self._checkpoint(checkpoint, context.version, progress)
+            self._checkpoint(context, checkpoint, kept, lambda: self._kept(kept, checkpoint, then), metrics)
+            return
+        self.keeper.settle(wait=True)
+        self._kept(kept, "", then)
+
+    def _kept(self, progress: dict[str, Any], checkpoint: str, then: Callable[[], None]) -> None:
         working = self.state["working"]
         working["progress"] = progress
         working["checkpoint"] = checkpoint or working["checkpoint"]
         self._save()
-        if checkpoint:
-            self.directory.drop_old_checkpoints(self.config.run.keep_checkpoints)
+        then()
 
-    def _checkpoint(self, name: str, version: int, progress: dict[str, Any]) -> None:
-        temporary = self.directory.begin_checkpoint(name)
-        self.parts.trainer.save(str(temporary / "trainer"))
-        write_atomic(temporary / "state.json", json.dumps({"version": version, "progress": progress}))
-        chaos.point(f"checkpoint:{name}:written")
-        self.directory.name_checkpoint(name)
-        self._held = (name, version)
-        self.state |= {"checkpoint": name, "version": version}
-        chaos.point(f"checkpoint:{name}:named")
+    def _checkpoint(
+        self,
+        context: StageContext,
+        name: str,
+        progress: dict[str, Any],
+        then: Callable[[], None],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        version = context.version
+
+        def named() -> None:
+            self._held = (name, version)
+            self.state |= {"checkpoint": name, "version": version}
+            then()
+
+        state = {"version": version, "progress": progress}
+        update = progress.get("update", -1)
+        self.keeper.begin(name, state, stage=context.stage.name, update=update, metrics=metrics, named=named)
 
     def _name_model(self, stage: Stage, context: StageContext) -> str:
         """The checkpoint that a training stage ends with, under the stage's own name."""
         if not stage.trains:
             return self._model
+        self.keeper.settle(wait=True)
         last = self.state.get("working", {}).get("checkpoint", "")
         if last.startswith(CHECKPOINT_PREFIX) and self._held == (last, context.version):
-            self.directory.link_checkpoint(last, stage.name)
+            self.keeper.link(last, stage.name)
             self._held = (stage.name, context.version)
             self.state |= {"checkpoint": stage.name, "version": context.version}
         else:
-            self._checkpoint(stage.name, context.version, {})
+            self._checkpoint(context, stage.name, {}, lambda: None)
+            self.keeper.settle(wait=True)
         return stage.name

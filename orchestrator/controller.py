@@ -79,8 +79,10 @@ class Controller:
     def run(self) -> dict[str, Any]:
         """Raises PreflightError, DataError or AudioError before anything starts, RunFailed (and what parts raise) after."""
         preflight.check_run_directory(self.directory.root)
+        preflight.check_plan(self.config)
         preflight.check_machine(self.config)
         preflight.check_data_paths(self.config)
+        preflight.check_checkpoint_url(self.config)
         self.directory.claim(self.config.run.resume)
         try:
             self.state = self.directory.read_state() or {"seconds": 0.0}
@@ -186,6 +188,7 @@ class Controller:
             self.tracker.finish(status, f"start: {type(error).__name__}: {error}")
             self.parts.stop()
             raise
+        self.state["kernels"] = self.parts.trainer.kernels
 
     def _stages(self) -> dict[str, Any]:
         config = self.config

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from actor import TrainerGroup
+from actor import TrainerGroup, WatchLimits
 from orchestrator import paths
+from orchestrator.config.layouts import trainer_ranks
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.datasets.identity import prompt_digest
 from orchestrator.demand import demand_of
@@ -26,9 +27,10 @@ from orchestrator.errors import RunFailed
 from orchestrator.gang import Gang
 from orchestrator.observer import Nobody, Observer
 from orchestrator.progress import Advance, ProgressView
+from orchestrator.publishing import WeightPublisher
 from orchestrator.rundir import RunDirectory
 from orchestrator.seeds import derive
-from orchestrator.specs import engine_spec, examiner_spec, trainer_spec
+from orchestrator.specs import engine_spec, examiner_spec, publish_spec, trainer_spec
 from orchestrator.stages.scoring import Scored, ThinkTokens, attach, pause_on_failing_reward, samples_of
 from orchestrator.tracking import RunTracker
 from rewards import ResolvedReward, RewardService, Verdict, read_costs, resolve_reward
@@ -47,6 +49,7 @@ from rollout import (
     Trajectory,
     load_config,
     load_tokenizer,
+    sweep,
 )
 
 log = logging.getLogger(__name__)
@@ -105,7 +108,9 @@ class Parts:
         self.features = FeatureCache.for_model(paths.feature_dir(config), model_path)
         vocabulary = self.tokenizer.get_vocab()
         self.think = ThinkTokens(vocabulary["<think>"], vocabulary["</think>"])
-        self.trainer = TrainerGroup(trainer_spec(config, model_path), config.actor.step_timeout_s)
+        actor = config.actor
+        limits = WatchLimits(actor.heartbeat_s, actor.hang_s, actor.teardown_s)
+        self.trainer = TrainerGroup(trainer_spec(config, model_path), actor.step_timeout_s, limits)
         self.costs_file = directory.root / "reward_costs.jsonl"
         spec = dataclasses.replace(reward.spec, costs_file=str(self.costs_file))
         self.rewards = RewardService(
@@ -114,6 +119,7 @@ class Parts:
         self.judge = Judge(self.rewards, self.think, config.reward.max_invalid_share)
         self._examiner: Judge | None = None
         self._gang = Gang(demand_of(config), gang or directory.root.name)
+        self._publisher: WeightPublisher | None = None
         self._prompts: dict[str, Prompt] = {}  # by digest of what was asked
         self.pool: RolloutPool
         self.ledger: Ledger
@@ -127,14 +133,17 @@ class Parts:
         if config.reward.cache:
             self.rewards.use_cache(redis_url)
         self._gang.reserve(max(config.rollout.start_timeout_s, config.actor.start_timeout_s))
-        ranks = config.actor.world_size
+        ranks = trainer_ranks(config.actor)
+        first = 0 if config.rollout.colocated else ranks
         self.pool = RolloutPool(
             engine_spec(config, self.model_path),
             config.rollout.workers,
             ledger_address=(redis_url, run_id),
             request_timeout_s=config.rollout.request_timeout_s,
-            places=self._gang.places(range(ranks, ranks + config.rollout.workers), partial(self._log_file, "rollout")),
+            places=self._gang.places(range(first, first + config.rollout.workers), partial(self._log_file, "rollout")),
         )
+        if config.rollout.colocated:
+            self.trainer.before_training = self.pool.sleep
         seats = self._gang.places(range(ranks), partial(self._log_file, "trainer"))
         with ThreadPoolExecutor(3) as threads:
             starts = {
@@ -147,6 +156,11 @@ class Parts:
                     self.stop()  # the others would start for nothing, and be waited for
                 started.result()
                 log.info("%s ready", starts[started])
+        self.tracker.tags({"trainer/kernels": self.trainer.kernels})
+
+    def restart_trainer(self) -> None:
+        """Another trainer in the places of one that died, with the base model's weights. Raises TrainerDied."""
+        self.trainer.start(self.config.actor.start_timeout_s)
 
     def stop(self) -> None:
         """Stop what was started; a part that fails to stop is logged and does not keep the others running."""
@@ -163,6 +177,7 @@ class Parts:
                 part.shutdown()
             except (RuntimeError, OSError, TimeoutError) as error:
                 log.warning("%s did not stop cleanly: %s", name, error)
+        sweep()  # of a trainer that died
         self._gang.release()
 
     def _log_file(self, component: str, number: int) -> LogFile:
@@ -228,9 +243,21 @@ class Parts:
             for what in ("requests", "tokens_in", "tokens_out", "money")
         }
 
-    def publish(self, version: int) -> None:
-        """The trainer's weights into every engine, confirmed by version and checksum."""
-        self.pool.swap(self.trainer.weights(version), timeout_s=self.config.actor.step_timeout_s)
+    def publish(self, version: int) -> dict[str, float]:
+        """The trainer's weights into every engine, confirmed by version and checksum; figures of it. Raises RunFailed when an engine
+        refuses them; all engines then serve the version from before."""
+        if self._publisher is None:
+            spec = publish_spec(self.config, self.directory.root)
+            self._publisher = WeightPublisher(
+                self.trainer,
+                self.pool,
+                spec,
+                auto=self.config.publish.transport == "auto" and not spec.transport.live,
+                workers_each=self.config.rollout.tensor_parallel,
+            )
+        report = self._publisher.publish(version)
+        self.tracker.tags({"publish/transport": report.transport})
+        return report.metrics()
 
     def probe_sequences(self, asked: Sequence[tuple[Question, Trajectory]], count: int) -> list[ProbeSequence]:
         """`count` sampled responses, spread over the batch, as fixed sequences for both sides to score."""

@@ -7,62 +7,69 @@ process of the run is started, nothing is written but the run directory itself (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from actor import KernelsError, kernel_facts, resolve_kernels
 from orchestrator import paths
+from orchestrator.checkpoint_mirror import mirror_of
+from orchestrator.config.layouts import trainer_ranks
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.demand import demand_of
 from orchestrator.errors import NotNow, PreflightError
 from orchestrator.rewards_store import open_store
-from orchestrator.specs import examiner_spec, judge_filter_spec, reward_spec
+from orchestrator.specs import examiner_spec, judge_filter_spec, reward_spec, trainer_spec
 from rewards import ResolvedReward, RewardError, RewardSpec, resolve_reward
 
 GIB = 1 << 30
-BYTES = {"float32": 4, "bfloat16": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class ResourcePlan:
-    """ranks, engines: processes that hold weights; *_gib: estimates for one of them; gpus: devices the plan takes."""
+def check_plan(config: ExperimentConfig) -> None:
+    """Raises PreflightError for a plan on GPUs that cannot fit, with the figures and a change that helps; on CPUs nothing is checked."""
+    if config.actor.device != "cuda":
+        return
+    from orchestrator.plan.advice import advise, refusal
+    from orchestrator.plan.assess import assess
+    from orchestrator.plan.sizes import model_sizes
 
-    ranks: int
-    engines: int
-    parameters: int
-    engine_gib: float
-    rank_gib: float
-    gpus: int
-
-
-def resource_plan(config: ExperimentConfig, parameters: int) -> ResourcePlan:
-    """Arithmetic from the decoder's and adaptor's parameter count (fp32 master weights, Adam, gradients; actor and critic)."""
-    weight = BYTES[config.model.dtype]
-    shard = parameters / config.actor.tensor_parallel
-    one_model = shard * (weight + 4 + 12 / (config.actor.world_size // config.actor.tensor_parallel))
-    engine = parameters * weight / config.rollout.tensor_parallel + config.rollout.kv_cache_gib * GIB
-    cuda = config.actor.device == "cuda"
-    return ResourcePlan(
-        ranks=config.actor.world_size,
-        engines=config.rollout.workers,
-        parameters=parameters,
-        engine_gib=engine / GIB,
-        rank_gib=2 * one_model / GIB,
-        gpus=config.actor.world_size + config.rollout.workers * config.rollout.tensor_parallel if cuda else 0,
-    )
+    try:
+        sizes = model_sizes(config)
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"model.path: {error}") from error
+    found = assess(config, sizes)
+    if not found.fits:
+        raise PreflightError(refusal(found, advise(config, sizes)))
 
 
-def model_parameters(config: ExperimentConfig) -> int:
-    """Adaptor and decoder parameters, of the folder in model.path or of the preset."""
-    from rollout import load_config, preset_config, trainable_parameters
+def _check_trainer(config: ExperimentConfig) -> None:
+    from orchestrator.plan.sizes import model_sizes
 
-    folder = Path(config.model.path) if config.model.path else None
-    return trainable_parameters(load_config(folder) if folder and folder.is_dir() else preset_config(config.model.name))
+    try:
+        spec, sizes = trainer_spec(config, Path(config.model.path)), model_sizes(config)
+        for layout in {spec.layout, spec.of_critic}:
+            layout.check_model(heads=sizes.heads, key_value_heads=sizes.kv_heads, ffn=sizes.ffn, layers=sizes.layers)
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"actor: {error}") from error
+
+
+def check_kernels(config: ExperimentConfig) -> None:
+    """Raises PreflightError for kernels that were asked for by name and cannot run. The machines of another Ray are not asked: their
+    ranks refuse when they start."""
+    actor = config.actor
+    if actor.device == "cuda" and config.cluster.ray_address:
+        return
+    try:
+        resolve_kernels(actor.kernels, actor.device, kernel_facts(actor.device))
+    except KernelsError as error:
+        raise PreflightError(f"actor.{error}") from error
 
 
 def check_machine(config: ExperimentConfig) -> None:
-    """Raises PreflightError for too little memory, and for too few cores or GPUs on a run that starts its own Ray."""
+    """Raises PreflightError for a trainer that can't be built, for too little memory, and for too few cores or GPUs on a run that
+    starts its own Ray."""
+    _check_trainer(config)
+    check_kernels(config)
     free = psutil.virtual_memory().available / GIB
     if free < config.run.min_free_memory_gib:
         raise NotNow(
@@ -78,11 +85,12 @@ def check_machine(config: ExperimentConfig) -> None:
     if config.actor.device == "cuda" and not config.cluster.ray_address:
         import torch
 
-        plan = resource_plan(config, 0)
-        if torch.cuda.device_count() < plan.gpus:
+        gpus, ranks = int(demand_of(config).gpus), trainer_ranks(config.actor)
+        if torch.cuda.device_count() < gpus:
             raise PreflightError(
-                f"the plan takes {plan.gpus} GPUs ({plan.ranks} trainer ranks and {plan.engines} engines), this machine has "
-                f"{torch.cuda.device_count()}; lower actor.world_size or rollout.workers, set cluster.ray_address, or use actor.device=cpu"
+                f"the plan takes {gpus} GPUs ({ranks} trainer ranks and {config.rollout.workers} engines of "
+                f"{config.rollout.tensor_parallel}), this machine has {torch.cuda.device_count()}; lower actor.world_size or "
+                "rollout.workers, set cluster.ray_address, or use actor.device=cpu"
             )
 
 
@@ -153,3 +161,10 @@ def check_run_directory(path: Path) -> None:
     """Raises PreflightError when `path` is a file or can't be created."""
     if path.exists() and not path.is_dir():
         raise PreflightError(f"run.dir: {path} is a file; choose a directory")
+
+
+def check_checkpoint_url(config: ExperimentConfig) -> None:
+    """Raises ConfigError when checkpoints are to be copied to a URL that cannot be opened or written."""
+    mirror = mirror_of(config.run.checkpoint_url, paths.run_dir(config))
+    if mirror is not None:
+        mirror.probe()

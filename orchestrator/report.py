@@ -55,6 +55,12 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
         f"{report['policy_updates']} policy updates, {report['invalid_verdicts']} invalid verdicts, "
         f"largest engine/trainer difference {report['probe_max_abs_diff']:.1e} nats, {report['seconds']:.0f} s in all"
     )
+    console.print(f"kernels     {report.get('kernels') or 'not recorded'}", highlight=False, soft_wrap=True)
+    for death in report["trainer_deaths"]:
+        console.print(
+            f"the trainer was started again in {death['stage']}: rank {death['rank']} {death['failure']} in {death['phase']!r}",
+            highlight=False,
+        )
     console.print(f"model       {report['model']}\ncheckpoint  {report['checkpoint']}")
     console.print(f"MLflow      run {report['mlflow']['run_id']}; open it with `mgrd ui`")
 

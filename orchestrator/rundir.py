@@ -1,8 +1,8 @@
 """The directory of one run: who may write there, what a resumed run finds there.
 
-Neighbours: `preflight` claims it, `controller` keeps its state in it. Invariants: one process at a time (a file lock the kernel
-drops with the process); files are written beside their names and then renamed, so no reader sees half of one; `updates.jsonl` is
-appended to, and read up to its last whole line.
+Neighbours: `preflight` claims it, `controller` keeps its state in it, `checkpoints` the models. Invariants: one process at a time (a
+file lock the kernel drops with the process); files are written beside their names and then renamed, so no reader sees half of one;
+`updates.jsonl` is appended to, and read up to its last whole line.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.checkpoints import CheckpointShelf
 from orchestrator.errors import NotNow, PreflightError
 from rewards import TRAJECTORY_SUFFIX, StoredTrajectory, write_stored
-
-CHECKPOINT_PREFIX = "update_"  # of policy updates
-STEP_PREFIX = "step_"  # of supervised steps
 
 
 def write_atomic(path: Path, text: str, *, owner_only: bool = False) -> None:
@@ -43,7 +40,7 @@ class RunDirectory:
         self.state_file = self.root / "state.json"
         self.updates_file = self.root / "updates.jsonl"
         self.report_file = self.root / "report.json"
-        self.checkpoints = self.root / "checkpoints"
+        self.checkpoints = CheckpointShelf(self.root / "checkpoints")
         self.trajectories = self.root / "trajectories"
         self.logs = self.root / "logs"
         self._lock: IO[str] | None = None
@@ -82,7 +79,7 @@ class RunDirectory:
         self._lock.truncate()
         self._lock.write(str(os.getpid()))
         self._lock.flush()
-        self.checkpoints.mkdir(exist_ok=True)
+        self.checkpoints.root.mkdir(exist_ok=True)
 
     def release(self) -> None:
         if self._lock is not None:
@@ -120,33 +117,3 @@ class RunDirectory:
     def store_trajectories(self, name: str, trajectories: Sequence[StoredTrajectory]) -> None:
         """What was sampled and how it was judged, for `mgrd rewards diff`; same name, same place."""
         write_stored(self.trajectories / f"{name}{TRAJECTORY_SUFFIX}", trajectories)
-
-    def checkpoint_path(self, name: str) -> Path:
-        return self.checkpoints / name
-
-    def begin_checkpoint(self, name: str) -> Path:
-        """An empty directory to write into; `name_checkpoint` makes it real."""
-        temporary = self.checkpoints / f".{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        return temporary
-
-    def name_checkpoint(self, name: str) -> Path:
-        final = self.checkpoint_path(name)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(self.checkpoints / f".{name}.tmp", final)
-        return final
-
-    def link_checkpoint(self, name: str, alias: str) -> Path:
-        """The checkpoint `name` under a second name, without a second copy of its files."""
-        temporary = self.checkpoints / f".{alias}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(self.checkpoint_path(name), temporary, copy_function=os.link)
-        return self.name_checkpoint(alias)
-
-    def drop_old_checkpoints(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints of policy updates, and of steps of supervised training."""
-        for prefix in (CHECKPOINT_PREFIX, STEP_PREFIX):
-            named = [p for p in self.checkpoints.iterdir() if p.name.startswith(prefix)]
-            for path in sorted(named, key=lambda p: (p.stat().st_mtime_ns, p.name))[:-keep]:
-                shutil.rmtree(path)

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.checkpoints import CHECKPOINT_PREFIX
 from orchestrator.config.schema import SentinelConfig
 from orchestrator.errors import RunPaused
 from orchestrator.gallery import gallery_html
 from orchestrator.plain import plain
-from orchestrator.rundir import CHECKPOINT_PREFIX, write_atomic
+from orchestrator.rundir import write_atomic
 from orchestrator.sentinels import ALARM, Alarm, Record, watch
 from orchestrator.stages.scoring import Scored
 from orchestrator.tracking import RunTracker

@@ -7,10 +7,12 @@ nothing but the config and the model's folder decides.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
-from actor import OptimSpec, PPOSpec, TrainerSpec
+from actor import OptimSpec, PPOSpec, PublishSpec, TrainerSpec, Transport
 from orchestrator import paths
+from orchestrator.config.layouts import critic_layout, layout_of
 from orchestrator.config.schema import ExperimentConfig, JointConfig, OptimConfig, TermConfig
 from orchestrator.seeds import derive
 from rewards import JointTerm, RewardSpec, RewardTerm
@@ -26,8 +28,7 @@ def trainer_spec(config: ExperimentConfig, model_path: Path) -> TrainerSpec:
     return TrainerSpec(
         model_path=str(model_path),
         dtype=config.model.dtype,
-        world_size=actor.world_size,
-        tensor_parallel=actor.tensor_parallel,
+        layout=layout_of(actor, actor.world_size),
         device=actor.device,
         threads=actor.threads,
         seed=derive(config.run.seed, "trainer"),
@@ -39,6 +40,16 @@ def trainer_spec(config: ExperimentConfig, model_path: Path) -> TrainerSpec:
         sft_optim=optim_spec(actor.sft_optim),
         ppo=PPOSpec(**vars(actor.ppo)),
         critic=True,
+        critic_layout=critic_layout(actor),
+        critic_apart=actor.critic.placement == "apart",
+        recompute=actor.recompute,
+        kernels=actor.kernels,
+        offload_optimizer=actor.offload_optimizer,
+        head_chunk_rows=actor.head_chunk_rows,
+        head_chunk_vocab=actor.head_chunk_vocab,
+        lora_rank=actor.lora.rank,
+        lora_alpha=actor.lora.alpha,
+        colocated=config.rollout.colocated,
     )
 
 
@@ -58,7 +69,29 @@ def engine_spec(config: ExperimentConfig, model_path: Path) -> EngineSpec:
         device=config.actor.device,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,
+        colocated=rollout.colocated,
     )
+
+
+def publish_spec(config: ExperimentConfig, directory: Path) -> PublishSpec:
+    """directory: of the run, which gives its weights a name of their own on every host."""
+    publish = config.publish
+    name = f"{directory.name}-{hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:12]}"
+    return PublishSpec(
+        name=name,
+        transport=_nearest(config) if publish.transport == "auto" else Transport(publish.transport),
+        bucket_mib=publish.bucket_mib,
+        only_changed=publish.only_changed,
+        keep_memory=publish.keep_memory,
+        limit_s=publish.timeout_s,
+    )
+
+
+def _nearest(config: ExperimentConfig) -> Transport:
+    """From GPU to GPU where that is possible, else what always works."""
+    if config.actor.device != "cuda" or config.publish.only_changed:
+        return Transport.OBJECT_STORE
+    return Transport.CUDA_IPC if config.rollout.colocated else Transport.NCCL
 
 
 def reward_spec(config: ExperimentConfig) -> RewardSpec:

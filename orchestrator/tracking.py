@@ -21,7 +21,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, SupportsFloat, TypeVar
@@ -239,7 +239,7 @@ class Tracker(RunTracker):
         super().__init__(MAIN, self)
         self.tracking_uri = tracking_uri
         self.run_id = ""
-        self.recorded: dict[tuple[str, str], int] = {}  # (run, metric) → last step that earlier processes recorded
+        self.recorded: dict[tuple[str, str], int] = {}  # (run, metric) → last step recorded before a resume or restart
         self.open_children: set[str] = set()
         self._spool_dir = Path(spool_dir)
         self._delivery = Delivery(tracking_uri)
@@ -271,14 +271,7 @@ class Tracker(RunTracker):
         self._spool = Spool(self._spool_dir / self.run_id)
         self._spool.state.runs[MAIN] = self.run_id
         self._spool.save()
-        for record in self._spool.everything():
-            match record:  # of earlier processes of this run, on the server or still on their way
-                case Metrics():
-                    for metric in record.values:
-                        key = record.run, metric
-                        self.recorded[key] = max(record.step, self.recorded.get(key, record.step))
-                case Params():
-                    known |= set(record.values)
+        known |= self._remember()
         self._sender = Sender(self._spool, self._delivery)
         self._sender.start()
         if missing := {key: value[:MAX_PARAM_CHARS] for key, value in flat.items() if key not in known}:
@@ -288,6 +281,26 @@ class Tracker(RunTracker):
         else:
             self.text("params.json", json.dumps(flat, indent=1, sort_keys=True))
         return self.run_id
+
+    def restarted(self, deaths: Sequence[Mapping[str, object]]) -> None:
+        """The run goes back to a checkpoint within this process: steps that are recorded already stay as they are. deaths: of the
+        trainer so far, for people."""
+        self._remember()
+        self.tags({"mgrd.trainer_restarts": len(deaths)})
+        self.text("trainer_deaths.json", json.dumps(list(deaths), indent=1))
+
+    def _remember(self) -> set[str]:
+        """What has been recorded of this run, on the server or still on its way: steps into `recorded`; returns names of params."""
+        params: set[str] = set()
+        for record in self.spool.everything():
+            match record:
+                case Metrics():
+                    for metric in record.values:
+                        key = record.run, metric
+                        self.recorded[key] = max(record.step, self.recorded.get(key, record.step))
+                case Params():
+                    params |= set(record.values)
+        return params
 
     def run_id_of(self, run: RunTracker, timeout_s: float) -> str:
         """The id under which MLflow keeps a nested run; "" when the server does not say in time."""

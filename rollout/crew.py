@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from rollout.errors import EngineDied, RequestRefused, WeightsRefused, reason
+from rollout.errors import EngineDied, RequestRefused, WeightsLost, WeightsRefused, reason
 from rollout.launch import EngineSpec
 from rollout.place import Place
 from rollout.worker import RolloutWorker, WorkerReady
@@ -25,19 +25,23 @@ log = logging.getLogger(__name__)
 MOST_DEATHS = 3  # in one call of the pool: beyond it the work kills engines, not bad luck
 CALLS_AT_ONCE = 16  # a batch, a swap, a probe and their successors share a worker's event loop
 SHUTDOWN_S = 10.0
+HALF_GPU = 0.5  # the other half is the trainer rank's
 DEATHS = (EngineDied, RayActorError, GetTimeoutError)
+REFUSALS = (WeightsLost, WeightsRefused, RequestRefused)  # the narrower first
 
 
 class Member:
     """One of the crew. place: where its actors run; starting: reference to the `WorkerReady` of an actor that is not up
-    yet; pid: of the actor."""
+    yet; pid: of the actor; memory: which shared memory it sees."""
 
-    def __init__(self, name: str, place: Place) -> None:
-        self.name = name
+    def __init__(self, number: int, place: Place) -> None:
+        self.number = number
+        self.name = f"rollout worker {number}"
         self.place = place
         self.actor: Any = None
         self.starting: Any = None
         self.pid = 0
+        self.memory = ""
 
     def __str__(self) -> str:
         return self.name
@@ -56,13 +60,11 @@ class Crew:
         ledger_address: tuple[str, str] | None,
         places: Sequence[Place] | None = None,
     ) -> None:
-        self.members = [
-            Member(f"rollout worker {number}", place) for number, place in enumerate(places or [Place()] * count)
-        ]
+        self.members = [Member(number, place) for number, place in enumerate(places or [Place()] * count)]
         self._spec = spec
         self._ledger_address = ledger_address
         self._start_timeout_s = 0.0
-        self._update: Any = None  # reference to the WeightUpdate a new actor starts with
+        self._update: Any = None  # reference to the weights that a new actor starts with
         self._confirmed: Any = None  # the one that every member runs
         self._deaths = 0
 
@@ -98,11 +100,28 @@ class Crew:
         """The update that a successor starts with from now on."""
         self._update = reference
 
+    @property
+    def update(self) -> Any:
+        """Reference to what a successor starts with; None: the weights of the model's folder."""
+        return self._update
+
+    def forget_update(self) -> None:
+        """Nothing can be loaded from the last update any more: successors start on the model's folder."""
+        self._update = self._confirmed = None
+
     def confirm_update(self) -> None:
         self._confirmed = self._update
 
     def keep_old_update(self) -> None:
         self._update = self._confirmed
+
+    def wait_all(self) -> list[Member]:
+        """All members, once none is starting any more. Raises EngineDied when successors keep dying."""
+        self.ready()
+        while starting := [member for member in self.members if member.starting is not None]:
+            for member in starting:
+                self._settle(member, time.monotonic() + self._start_timeout_s)
+        return self.members
 
     def ready(self) -> list[Member]:
         """Members that can work, at least one. Those still starting are left out unless nobody else is there.
@@ -131,8 +150,9 @@ class Crew:
     ) -> list[Any]:
         """One answer a member to `question(member, update reference) -> reference`.
 
-        A member that dies is replaced; `instead` turns its successor's `WorkerReady` into the answer, else it is asked
-        again. Raises EngineDied when successors keep dying; WeightsRefused or RequestRefused naming who refused.
+        A member that dies is replaced; `instead` turns its successor's `WorkerReady` into the answer, where that is None it is
+        asked again. A member that refuses answers with the WeightsRefused or RequestRefused, which names it. Raises EngineDied when
+        successors keep dying.
         """
         self.forgive()
         self.ready()
@@ -143,16 +163,18 @@ class Crew:
                 if member.starting is not None:
                     ready = self._settle(member, time.monotonic() + self._start_timeout_s)
                     if ready is not None and instead is not None and member.name not in answers:
-                        answers[member.name] = instead(ready)
+                        answer = instead(ready)
+                        if answer is not None:
+                            answers[member.name] = answer
             asked = {m.name: question(m, self._update) for m in self.members if m.name not in answers}
             for member in self.members:
                 if member.name in asked:
                     try:
                         left = max(0.0, deadline - time.monotonic())
                         answers[member.name] = ray.get(asked[member.name], timeout=left)
-                    except (WeightsRefused, RequestRefused) as refusal:
-                        kind = WeightsRefused if isinstance(refusal, WeightsRefused) else RequestRefused
-                        raise kind(f"{member}: {_cause(refusal)}") from None  # Ray's copy holds only a remote traceback
+                    except (WeightsRefused, RequestRefused) as refusal:  # Ray's copy holds only a remote traceback
+                        kind = next(kind for kind in REFUSALS if isinstance(refusal, kind))
+                        answers[member.name] = kind(f"{member}: {_cause(refusal)}")
                     except DEATHS as death:
                         self.replace(member, death, owed=0)
                         deadline = time.monotonic() + timeout_s
@@ -174,7 +196,7 @@ class Crew:
         self._launch(member)
 
     def _launch(self, member: Member) -> None:
-        gpus = 0 if self._spec.on_cpu else self._spec.tensor_parallel
+        gpus = 0 if self._spec.on_cpu else HALF_GPU if self._spec.colocated else self._spec.tensor_parallel
         reserved = self._spec.threads if member.place.reserved else 0
         options = {
             "num_cpus": reserved,
@@ -183,7 +205,7 @@ class Crew:
             "scheduling_strategy": member.place.strategy("SPREAD"),
         }
         worker = ray.remote(RolloutWorker).options(**options)
-        member.actor = worker.remote(self._spec, self._ledger_address, member.place.log_file)
+        member.actor = worker.remote(self._spec, self._ledger_address, member.place.log_file, member.number)
         member.starting = member.actor.start.remote(self._update)
 
     def _await_start(self, member: Member, deadline: float) -> WorkerReady:
@@ -191,7 +213,7 @@ class Crew:
             ready = ray.get(member.starting, timeout=max(0.0, deadline - time.monotonic()))
         except DEATHS as death:
             raise EngineDied(f"{member} did not start: {_cause(death)}") from death
-        member.starting, member.pid = None, ready.pid
+        member.starting, member.pid, member.memory = None, ready.pid, ready.memory
         log.info("%s (pid %d) up in %.1f s", member, ready.pid, ready.seconds)
         return ready
 

@@ -9,19 +9,31 @@ are of the raw distribution at temperature 1; the prompt as the engine expanded 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rollout.errors import EngineDied, RequestRefused, WeightsRefused, reason
+from rollout.errors import EngineDied, RequestRefused, WeightsLost, WeightsRefused, reason
 from rollout.launch import EngineSpec, engine_args, engine_environment
-from rollout.messages import FinishReason, ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory, WeightUpdate
+from rollout.messages import (
+    FinishReason,
+    LiveWeights,
+    NewWeights,
+    ProbeSequence,
+    Prompt,
+    SamplingSpec,
+    SharedWeights,
+    SwapReport,
+    Trajectory,
+)
+from rollout.transfer import Receipt
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -36,6 +48,7 @@ BAN = -100.0  # the lowest logit bias vLLM takes; exp(-100) is no chance in floa
 
 
 Outcome = list[Trajectory] | RequestRefused
+Fetch = Callable[[Any], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,8 @@ class Engine:
         self._spec = spec
         self._running: AsyncLLM | None = None
         self._version = 0
+        self._asleep = False
+        self._lost = ""  # why the engine holds no version of the weights, if so
         self._batches = asyncio.Lock()  # one at a time: another batch's rows would change this one's arithmetic
         self._pauses = asyncio.Lock()
         self._switches: dict[str, list[tuple[int, int]]] = {}  # sample -> (tokens it had, version from then on)
@@ -141,6 +156,7 @@ class Engine:
         greedy = [j for j, spec in enumerate(specs) if spec.temperature == 0]
         sampled = [j for j, spec in enumerate(specs) if spec.temperature != 0]
         async with self._batches:
+            self._need_weights()
             for positions in (greedy, sampled):
                 if positions:
                     async for outcome in self._batch(positions, prompts, specs, ids, clips or {}):
@@ -293,28 +309,67 @@ class Engine:
             text=self._tokenizer.decode(ids, skip_special_tokens=True),
         )
 
-    async def swap(self, update: WeightUpdate) -> SwapReport:
+    async def swap(self, update: NewWeights, fetch: Fetch | None = None, number: int = 0) -> SwapReport:
         """New weights, between two tokens of whatever runs; what was cached under the old ones is dropped.
 
-        Raises WeightsRefused (old weights stay) or EngineDied.
+        fetch: bytes of a bucket from its `data`, where that is something else; number: of this engine among those that take a live
+        update together. Raises WeightsRefused (old weights stay), WeightsLost
+        (nothing can be generated until another swap) or EngineDied.
         """
-        from rollout.model.vllm_plugin.weights import as_results
-
         began = time.perf_counter()
         with self._errors(f"swapping to version {update.version}"):
             async with self._paused() as llm:
-                payload = bytes(update.payload)
-                results = as_results(await llm.collective_rpc("push_weights", args=(payload, update.checksum)))
-                refusals = {result.refusal for result in results if result.refusal}
-                if refusals and all(result.refusal for result in results):
-                    raise WeightsRefused(f"version {update.version}: {'; '.join(sorted(refusals))}")
-                if refusals:
-                    raise EngineDied(f"some ranks took version {update.version}, others not: {'; '.join(refusals)}")
+                receipts = await self._receive(llm, update, fetch, number)
+                refusals = sorted({receipt.refusal for receipt in receipts if receipt.refusal})
+                if refusals and not any(receipt.touched for receipt in receipts):
+                    raise WeightsRefused(f"version {update.version}: {'; '.join(refusals)}")
                 await llm.reset_prefix_cache(reset_running_requests=True)
                 await llm.reset_encoder_cache()
+                self._lost = f"version {update.version}: {'; '.join(refusals)}" if refusals else ""
+                if self._lost:
+                    raise WeightsLost(self._lost)
                 self._version = update.version
                 self._note_switch()
-        return SwapReport(update.version, results[0].checksum, time.perf_counter() - began)
+        loaded = sum(receipt.loaded_bytes for receipt in receipts)
+        return SwapReport(update.version, receipts[0].checksum, time.perf_counter() - began, loaded)
+
+    async def sleep(self) -> None:
+        """Gives the GPU's memory to whoever shares it: weights go to the host, cached keys and values are dropped. Nothing on a CPU."""
+        if not self._asleep:
+            self._asleep = True
+            with self._errors("falling asleep"):
+                async with self._batches:
+                    await self._llm.sleep(level=1)
+
+    async def wake(self) -> None:
+        """Takes the memory back. Nothing for an engine that is awake."""
+        if self._asleep:
+            with self._errors("waking"):
+                await self._llm.wake_up()
+            self._asleep = False
+
+    async def _receive(self, llm: AsyncLLM, update: NewWeights, fetch: Fetch | None, number: int) -> list[Receipt]:
+        """Brings an update into every worker of the engine; one receipt each."""
+        if isinstance(update, SharedWeights):
+            where = (update.journal, update.number, update.limit_s, update.only_changed)
+            return [Receipt(*fields) for fields in await llm.collective_rpc("receive_weights_shared", args=where)]
+        if isinstance(update, LiveWeights):
+            first = 1 + number * self._spec.tensor_parallel
+            live = (dataclasses.asdict(update), first)
+            return [Receipt(*fields) for fields in await llm.collective_rpc("receive_weights_live", args=live)]
+        manifests = [bucket.manifest.to_json() for bucket in update.buckets]
+        wanted = await llm.collective_rpc("begin_weights", args=(manifests, update.checksum, update.only_changed))
+        failure = ""
+        for place in sorted(set().union(*wanted)):
+            data = update.buckets[place].data
+            try:
+                data = data if fetch is None else await fetch(data)
+            except WeightsRefused as refusal:
+                failure = str(refusal)
+                break
+            await llm.collective_rpc("take_weights", args=(place, data))
+        ends = await llm.collective_rpc("end_weights", args=(update.checksum, failure))
+        return [Receipt(*fields) for fields in ends]
 
     def _states(self) -> Iterable[Any]:
         """vLLM's own record of every sample in flight; exact while the scheduler is paused."""
@@ -346,6 +401,7 @@ class Engine:
         logprobs: list[list[float]] = []
         with self._errors("probing"):
             async with self._batches:
+                self._need_weights()
                 parts: list[Any] = []
                 for number, sequence in enumerate(sequences):
                     where, total = f"probe {number}", len(sequence.expanded_ids) + len(sequence.response_ids)
@@ -367,6 +423,10 @@ class Engine:
         if self._running is None:
             raise EngineDied("the engine is not running; call start() first")
         return self._running
+
+    def _need_weights(self) -> None:
+        if self._lost:
+            raise EngineDied(f"the engine holds parts of two versions of the weights ({self._lost}); swap again")
 
     @asynccontextmanager
     async def _paused(self) -> AsyncIterator[AsyncLLM]:

@@ -19,6 +19,11 @@ class WeightsRefused(RuntimeError):
     """A weight update did not pass its checks; the engine still runs the old weights."""
 
 
+class WeightsLost(WeightsRefused):
+    """A weight update did not pass its checks when a part of it was loaded already; the engine must be given a whole version before it
+    generates again."""
+
+
 class StaleTrajectory(RuntimeError):
     """A worker answered with another version of the weights than the pool runs."""
 

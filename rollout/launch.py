@@ -28,7 +28,8 @@ class EngineSpec:
     model_path: Hugging Face folder; dtype: of weights and activations; max_model_len: tokens of prompt and response;
     max_num_seqs: samples that run at once; kv_cache_gib: CPU only (a GPU takes gpu_memory_utilization of its memory);
     max_audio_chunks: most audio chunks in one prompt; with_encoder: False for engines that get features only;
-    feature_dir: where `FeatureCache` wrote them; threads: CPU threads of one engine; device: "cpu" or "cuda".
+    feature_dir: where `FeatureCache` wrote them; threads: CPU threads of one engine; device: "cpu" or "cuda";
+    colocated: shares its GPU with a trainer rank, and can sleep.
     """
 
     model_path: str
@@ -44,6 +45,7 @@ class EngineSpec:
     device: str
     gpu_memory_utilization: float
     tensor_parallel: int
+    colocated: bool = False
 
     @property
     def on_cpu(self) -> bool:
@@ -99,6 +101,7 @@ def engine_args(spec: EngineSpec) -> AsyncEngineArgs:
         mm_processor_cache_gb=PROCESSOR_CACHE_GIB,
         hf_overrides={"with_encoder": spec.with_encoder},
         worker_extension_cls=WORKER_EXTENSION,
+        enable_sleep_mode=spec.colocated and not spec.on_cpu,
         disable_log_stats=True,
         use_tqdm_on_load=False,
     )

@@ -14,6 +14,8 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
+from rollout.transfer.manifest import WeightBucket
+
 
 class AnswerKind(StrEnum):
     """How a reply is compared with the reference answer."""
@@ -194,23 +196,62 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """New weights on their way into engines.
+    """New weights for engines, bucket by bucket, under checkpoint names, the frozen encoder left out.
 
-    payload: safetensors bytes under checkpoint names, the frozen encoder left out; checksum: `weights_checksum` of the tensors.
+    checksum: `whole_checksum` of all tensors; only_changed: an engine may keep what it finds to be the same by its digest.
     """
 
     version: int
     checksum: str
-    payload: bytes
+    buckets: tuple[WeightBucket, ...]
+    only_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWeights:
+    """New weights for engines in shared memory of their host, where they may still be written.
+
+    journal: file that says what is ready; number: of the publish, which the journal begins with; limit_s: how long a reader waits for
+    its end, where the checksum stands; only_changed: as for `WeightUpdate`.
+    """
+
+    version: int
+    journal: str
+    number: int
+    limit_s: float
+    only_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWeights:
+    """New weights that pass once from the trainer's devices to all engines at the same time.
+
+    way: how (`rollout.transfer.Way`); address: where both sides meet; number: of the publish; size: trainer rank 0 and every worker of
+    every engine; limit_s: of every wait.
+    """
+
+    version: int
+    way: str
+    address: str
+    number: int
+    size: int
+    limit_s: float
+
+
+NewWeights = WeightUpdate | SharedWeights | LiveWeights
 
 
 @dataclass(frozen=True, slots=True)
 class SwapReport:
-    """What an engine answers to a weight update: the version it now runs and the checksum it computed itself."""
+    """What an engine answers to a weight update: the version it now runs and the checksum it computed itself.
+
+    loaded_bytes: put into the model, without what it held already; seconds: with the pause.
+    """
 
     version: int
     checksum: str
     seconds: float
+    loaded_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

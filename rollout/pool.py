@@ -8,6 +8,7 @@ weights version than the pool's is returned; a revived worker runs the last upda
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import ray
 
 from rollout.crew import DEATHS, Crew, Member
-from rollout.errors import EngineDied, RequestRefused, StaleTrajectory
+from rollout.errors import EngineDied, RequestRefused, StaleTrajectory, WeightsLost, WeightsRefused
 from rollout.launch import EngineSpec
-from rollout.messages import ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory, WeightUpdate
+from rollout.messages import NewWeights, ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory, WeightUpdate
 from rollout.place import Place
 from rollout.routing import cost, spread
+from rollout.worker import WorkerReady
 
+log = logging.getLogger(__name__)
 PROBE_AGREEMENT = {"float32": 1e-4}  # nats between two engines of one version
 PROBE_AGREEMENT_LOW_PRECISION = 0.1
 
@@ -49,6 +52,7 @@ class RolloutPool:
         self._timeout_s = request_timeout_s
         self._crew = Crew(spec, workers, ledger_address, places)
         self._version = 0
+        self._asleep = False
 
     @property
     def version(self) -> int:
@@ -82,40 +86,112 @@ class RolloutPool:
         """
         if not len(prompts) == len(specs) == len(ids):
             raise ValueError(f"{len(prompts)} prompts, {len(specs)} sampling specs, {len(ids)} ids; give one of each")
+        self._wake()
         call = _Generation(
             self._crew, prompts, specs, ids, version=self._version, ledger_round=ledger_round, on_done=on_done
         )
         return call.run(self._timeout_s)
 
-    def swap(self, update: WeightUpdate, timeout_s: float) -> list[SwapReport]:
-        """New weights into every engine; one report a worker. A worker that dies is revived on the new weights.
+    @property
+    def memories(self) -> set[str]:
+        """Which shared memories the engines see; one where all run on one host."""
+        return {member.memory for member in self._crew.members}
 
-        Raises WeightsRefused (old weights stay), EngineDied naming the worker that does not confirm version and checksum.
+    def incarnations(self) -> tuple[int, ...]:
+        """Process ids of all workers, none of which is starting any more. Raises EngineDied when they keep dying."""
+        self._crew.forgive()
+        return tuple(member.pid for member in self._crew.wait_all())
+
+    def swap(
+        self,
+        update: NewWeights,
+        timeout_s: float,
+        checksum: Callable[[], str] | None = None,
+        lasting: Callable[[], WeightUpdate] | None = None,
+    ) -> list[SwapReport]:
+        """New weights into every engine, or into none; one report a worker. A worker that dies is revived on the new weights.
+
+        checksum: asked when all engines have answered, what they should have found; None: as in the update. lasting: asked likewise, the
+        same weights in a form that can be loaded again later, where `update` passes once. Raises WeightsRefused
+        naming the first worker that refuses or finds another checksum, and whatever `checksum` raises; then all engines run the
+        weights from before. Raises EngineDied when workers keep dying.
         """
-        self._crew.set_update(ray.put(update))
+        self._wake()
+        reference = ray.put(update)
+        if lasting is None:
+            self._crew.set_update(reference)
+        answers: list[Any] = []
         try:
-            reports = self._crew.ask_all(
-                lambda member, reference: member.actor.swap.remote(reference),
-                timeout_s,
-                instead=lambda ready: ready.swap,
-            )
-        except BaseException:
+            answers = self._ask_swap(reference, update.version, timeout_s, again=lasting is None)
+            expected = checksum() if checksum is not None else _announced(update)
+            reports = [
+                _confirmed(member, answer, update.version, expected)
+                for member, answer in zip(self._crew.members, answers, strict=True)
+            ]
+        except EngineDied:  # too many of them: nobody is left to go back
             self._crew.keep_old_update()
             raise
-        for member, report in zip(self._crew.members, reports, strict=True):
-            if report is None or (report.version, report.checksum) != (update.version, update.checksum):
-                raise EngineDied(
-                    f"{member} answered {report} to version {update.version} with checksum {update.checksum}; "
-                    "its weights are unknown, start the pool again"
-                )
+        except BaseException as error:
+            self._crew.keep_old_update()
+            self._go_back(answers, timeout_s, error)
+            raise
+        if lasting is not None:
+            self._crew.set_update(ray.put(lasting()))
         self._crew.confirm_update()
         self._version = update.version
         return reports
 
+    def _ask_swap(self, reference: Any, version: int, timeout_s: float, *, again: bool) -> list[Any]:
+        """Each worker's report or refusal; again: whether a successor that comes up on other weights may still take these."""
+
+        def instead(ready: WorkerReady) -> SwapReport | None:
+            if not again:
+                return ready.swap or SwapReport(0, "", 0.0)
+            return ready.swap if ready.swap is not None and ready.swap.version == version else None
+
+        return self._crew.ask_all(lambda member, _: member.actor.swap.remote(reference), timeout_s, instead)
+
+    def _go_back(self, answers: Sequence[Any], timeout_s: float, cause: BaseException) -> None:
+        """Every engine that may hold something of a failed update gets the weights from before; where these are gone with their trainer,
+        it starts again on the model's folder, and the fence keeps what it says out until the next swap."""
+        changed = [
+            member
+            for member, answer in zip(self._crew.members, answers, strict=False)
+            if not isinstance(answer, WeightsRefused) or isinstance(answer, WeightsLost)
+        ]
+        if not changed and answers:
+            return
+        if self._crew.update is None:
+            for member in changed:
+                self._crew.replace(member, cause, owed=0)
+            return
+        log.warning("all engines go back to weights version %d: %s", self._version, cause)
+        answers = self._ask_swap(self._crew.update, self._version, timeout_s, again=True)
+        for member, answer in zip(self._crew.members, answers, strict=True):
+            if not isinstance(answer, SwapReport) or answer.version != self._version:
+                log.warning("%s could not go back to weights version %d: %s", member, self._version, answer)
+                self._crew.forget_update()
+                self._crew.replace(member, cause, owed=0)
+
+    def sleep(self) -> None:
+        """Engines give the memory of their GPUs to the trainer ranks there until they are next asked for something."""
+        if not self._asleep:
+            self._crew.ask_all(lambda member, _: member.actor.sleep.remote(), self._timeout_s)
+            self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._crew.ask_all(lambda member, _: member.actor.wake.remote(), self._timeout_s)
+            self._asleep = False
+
     def probe(self, sequences: Sequence[ProbeSequence]) -> list[list[float]]:
         """Log-probs [R] of each sequence's response, asked of every engine. Raises EngineDied when two disagree."""
+        self._wake()
         reference = ray.put(list(sequences))
         answers = self._crew.ask_all(lambda member, _: member.actor.probe.remote(reference), self._timeout_s)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
         limit = PROBE_AGREEMENT.get(self._spec.dtype, PROBE_AGREEMENT_LOW_PRECISION)
         for member, answer in zip(self._crew.members[1:], answers[1:], strict=True):
             apart = max(
@@ -132,6 +208,23 @@ class RolloutPool:
                     f"{self._version} (limit {limit:.0e}); one of them runs other weights"
                 )
         return answers[0]
+
+
+def _announced(update: NewWeights) -> str:
+    if isinstance(update, WeightUpdate):
+        return update.checksum
+    raise ValueError(
+        "the checksum of weights that are still on their way is known to their publisher alone; give it to swap"
+    )
+
+
+def _confirmed(member: Member, answer: Any, version: int, checksum: str) -> SwapReport:
+    """The answer of an engine that runs what it should. Raises WeightsRefused."""
+    if isinstance(answer, Exception):
+        raise answer
+    if not isinstance(answer, SwapReport) or (answer.version, answer.checksum) != (version, checksum):
+        raise WeightsRefused(f"{member} answered {answer} to version {version} with checksum {checksum}")
+    return answer
 
 
 class _Share:

@@ -16,47 +16,61 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollout.engine import Engine, Outcome
-from rollout.errors import RequestRefused
+from rollout.errors import EngineDied, RequestRefused, WeightsRefused
 from rollout.launch import EngineSpec, engine_environment
 from rollout.ledger import Ledger
 from rollout.logs import LogFile, log_to
-from rollout.messages import ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory, WeightUpdate
+from rollout.messages import NewWeights, ProbeSequence, Prompt, SamplingSpec, SwapReport, Trajectory
+from rollout.transfer import memory_identity, sweep
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker that can generate. pid: of the actor; swap: the report on the update it was started with, if any."""
+    """A worker that can generate. pid: of the actor; swap: the report on the update it was started with, if any; memory: which shared
+    memory it sees (`memory_identity`)."""
 
     pid: int
     seconds: float
     swap: SwapReport | None
+    memory: str
 
 
 class RolloutWorker:
     """Made by `RolloutPool` with `ray.remote`; one event loop, so a swap can come in while a batch runs.
 
-    ledger_address: (Redis URL, run id), or None when trajectories are kept nowhere but in the answer; log_file: of its own.
+    ledger_address: (Redis URL, run id), or None when trajectories are kept nowhere but in the answer; log_file: of its own;
+    number: of the worker in its pool.
     """
 
     def __init__(
-        self, spec: EngineSpec, ledger_address: tuple[str, str] | None = None, log_file: LogFile | None = None
+        self,
+        spec: EngineSpec,
+        ledger_address: tuple[str, str] | None = None,
+        log_file: LogFile | None = None,
+        number: int = 0,
     ) -> None:
         log_to(log_file)
         os.environ.update(engine_environment(spec))
         self._engine = Engine(spec)
+        self._number = number
         self._ledger: Ledger[Any] | None = Ledger(*ledger_address) if ledger_address else None
 
-    async def start(self, update: WeightUpdate | None = None) -> WorkerReady:
-        """Starts the engine, on `update` when there was one before. Raises EngineDied, WeightsRefused."""
+    async def start(self, update: NewWeights | None = None) -> WorkerReady:
+        """Starts the engine, on `update` when there was one before. Raises EngineDied."""
         began = time.perf_counter()
+        if update is None:
+            _sweep()
         await self._engine.start()
-        swap = await self._engine.swap(update) if update is not None else None
+        try:
+            swap = await self.swap(update) if update is not None else None
+        except WeightsRefused as refusal:
+            raise EngineDied(f"the engine came up, but could not take the last weights: {refusal}") from refusal
         logger.info(
             "engine of weights version %d up in %.1f s", update.version if update else 0, time.perf_counter() - began
         )
-        return WorkerReady(os.getpid(), time.perf_counter() - began, swap)
+        return WorkerReady(os.getpid(), time.perf_counter() - began, swap, memory_identity())
 
     async def generate(
         self,
@@ -86,11 +100,36 @@ class RolloutWorker:
                 trajectories[0].question_id,
             )
 
-    async def swap(self, update: WeightUpdate) -> SwapReport:
-        return await self._engine.swap(update)
+    async def swap(self, update: NewWeights) -> SwapReport:
+        return await self._engine.swap(update, _fetch, self._number)
+
+    async def sleep(self) -> None:
+        await self._engine.sleep()
+
+    async def wake(self) -> None:
+        await self._engine.wake()
 
     async def probe(self, sequences: Sequence[ProbeSequence]) -> list[list[float]]:
         return await self._engine.probe(sequences)
 
     async def shutdown(self) -> None:
         await self._engine.shutdown()
+        _sweep()
+
+
+async def _fetch(data: Any) -> bytes:
+    """Bytes of a bucket, from Ray's object store where they lie there. Raises WeightsRefused."""
+    from ray import ObjectRef
+    from ray.exceptions import RayError
+
+    if not isinstance(data, ObjectRef):
+        return bytes(data)
+    try:
+        return bytes(await data)
+    except RayError as error:
+        raise WeightsRefused(f"a bucket is gone from the object store: {error}") from error
+
+
+def _sweep() -> None:
+    for left in sweep():
+        logger.warning("removed weights in shared memory that a dead publisher had left (%s)", left.name)

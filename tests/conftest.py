@@ -21,6 +21,7 @@ TOGETHER = {  # by file: the group that one process runs, in this order
     "test_published_reward": "run",
     "test_paused_run": "run",
     "test_whole_run": "run",
+    "test_checkpoint_commands": "run",
     "test_refusals": "run",
     "test_engine": "engine",
     "test_engine_parity": "engine",

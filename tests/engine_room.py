@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from safetensors.torch import save
 
+from actor.publishing import whole_update
 from rollout import (
     AnswerKind,
     AudioRef,
@@ -35,7 +35,6 @@ from rollout import (
     load_tokenizer,
     load_weights,
     save_checkpoint,
-    weights_checksum,
 )
 from rollout.audio.decode import sha256_of_file
 from rollout.model.reference import StepAudio2ForCausalLM, random_checkpoint
@@ -128,7 +127,7 @@ class Library:
 
 
 def update_of(version: int, weights: dict[str, torch.Tensor]) -> WeightUpdate:
-    return WeightUpdate(version, weights_checksum(weights), save(weights))
+    return whole_update(version, weights.items())
 
 
 def probe_of(prompt: Prompt, sample: Trajectory) -> ProbeSequence:
@@ -140,10 +139,10 @@ def sampling(seed: int, *, samples: int = 2, tokens: int = 16, temperature: floa
 
 
 class EngineRoom(Library):
-    """A library with a running engine. `run` drives the engine's event loop from a test."""
+    """A library with a running engine. `run` drives the engine's event loop from a test. model_dir: instead of a random model."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, model_dir: Path | None = None) -> None:
+        super().__init__(folder, model_dir=model_dir)
         self._runner = asyncio.Runner()
         self.engine = Engine(self.spec(with_encoder=True))
         self.run(self.engine.start())

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from actor.megatron.attention import PackedAttention, PaddedCall, rotary_factors
-from actor.packing import AttentionCall, PackedRows
+from actor.packing import AttentionCall, PackedRows, RankRows
 
 
 class BatchError(ValueError):
@@ -41,19 +42,24 @@ class AudioRows:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """N packed rows with T response tokens of B sequences.
+    """N rows of this rank, out of a packed micro-batch with T response tokens of B sequences.
 
-    audio_rows_A: rows that hold audio; audio_AH: their embeddings (frozen adaptor), else None and `features` feeds the
-    adaptor; members: index of each sequence in the caller's list; lengths: its response tokens; counts: False for the
-    stand-in that a data-parallel rank without sequences of its own runs, whose loss is nothing.
+    audio_rows_A: own rows that hold audio; audio_AH: their embeddings (frozen adaptor), else None and `features` feeds the
+    adaptor, of whose outputs audio_picks_A are these rows; head_rows_K, head_targets_K: own rows that predict, and what; order_T:
+    where each response token lies among the K of all context-parallel ranks, None for one such rank, whose K are the T; targets_T:
+    response tokens; members: index of each sequence in the caller's list; lengths: its response tokens; counts: False for the
+    stand-in that a data-parallel share without sequences of its own runs, whose loss is nothing.
     """
 
     input_ids_N: torch.Tensor
     attention: PackedAttention
     audio_rows_A: torch.Tensor
     audio_AH: torch.Tensor | None
+    audio_picks_A: torch.Tensor
     features: tuple[torch.Tensor, ...]
-    response_rows_T: torch.Tensor
+    head_rows_K: torch.Tensor
+    head_targets_K: torch.Tensor
+    order_T: torch.Tensor | None
     targets_T: torch.Tensor
     members: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -75,8 +81,9 @@ class MicroBatch:
 
 def build(
     packed: PackedRows,
+    own: RankRows,
     sequences: Sequence[TokenSequence],
-    audio: Mapping[str, AudioRows],
+    audio: Mapping[str, AudioRows] | None,
     *,
     audio_patch_id: int,
     head_dim: int,
@@ -84,19 +91,21 @@ def build(
     device: torch.device,
     counts: bool = True,
 ) -> MicroBatch:
-    """Tensors of one micro-batch on `device`. Raises BatchError when placeholders and audio differ in number."""
+    """Tensors of one micro-batch on `device`, of the rows that this rank runs. audio: None on a pipeline stage that embeds
+    nothing. Raises BatchError when placeholders and audio differ in number."""
     ids = torch.zeros(packed.rows, dtype=torch.long)
     keys: list[str] = []
     for member, start in zip(packed.prompt_member, packed.prompt_start, strict=True):
         sequence = sequences[member]
         ids[start : start + len(sequence.prompt_ids)] = torch.tensor(sequence.prompt_ids)
-        placeholders = sequence.prompt_ids.count(audio_patch_id)
-        expected = sum(audio[key].rows for key in sequence.feature_keys)
-        if placeholders != expected:
-            raise BatchError(
-                f"a prompt has {placeholders} audio placeholders, its features {list(sequence.feature_keys)} yield "
-                f"{expected}; the prompt was built for other audio or another model"
-            )
+        if audio is not None:
+            placeholders = sequence.prompt_ids.count(audio_patch_id)
+            expected = sum(audio[key].rows for key in sequence.feature_keys)
+            if placeholders != expected:
+                raise BatchError(
+                    f"a prompt has {placeholders} audio placeholders, its features {list(sequence.feature_keys)} yield "
+                    f"{expected}; the prompt was built for other audio or another model"
+                )
         keys.extend(sequence.feature_keys)
     targets = []
     for member, start in zip(packed.members, packed.response_row_start, strict=True):
@@ -105,25 +114,38 @@ def build(
         response = torch.tensor(sequences[member].response_ids)
         ids[start : start + len(response) - 1] = response[:-1]
         targets.append(response)
-    audio_rows = (ids == audio_patch_id).nonzero()[:, 0]
-    embeddings = [clip for key in keys if (clip := audio[key].embeddings) is not None]
-    cos, sin = rotary_factors(torch.from_numpy(packed.positions_N), head_dim, rotary_base)
+    targets_T = torch.cat(targets)
+    rows_N = torch.from_numpy(own.rows_n)
+    clips = [audio[key] for key in keys] if audio is not None else []
+    is_audio = ids == audio_patch_id
+    # The k-th audio row takes the k-th row that the prompts' clips yield, one after the other.
+    pick = (is_audio.cumsum(0) - 1)[rows_N]
+    audio_rows_A = is_audio[rows_N].nonzero()[:, 0] if clips else torch.empty(0, dtype=torch.long)
+    picks_A = pick[audio_rows_A]
+    embeddings = [clip.embeddings for clip in clips if clip.embeddings is not None]
+    frozen = len(embeddings) == len(clips)
+    cos, sin = rotary_factors(torch.from_numpy(packed.positions_N)[rows_N], head_dim, rotary_base)
     attention = PackedAttention(
         qkv_format="thd",
         cos_N1D=cos.to(device),
         sin_N1D=sin.to(device),
-        calls=tuple(_call(call, device) for call in packed.calls),
-        inverse_N=torch.from_numpy(packed.inverse_N).to(device),
+        calls=tuple(_call(call, device) for call in own.calls),
+        inverse_N=_rows(own.inverse_n, device),
+        head_rows_K=torch.from_numpy(own.head_rows_K).to(device),
     )
-    frozen = len(embeddings) == len(keys)
+    whole = len(own.rows_n) == packed.rows
+    audio_AH = torch.cat(embeddings) if frozen and clips else None
     return MicroBatch(
-        input_ids_N=ids.to(device),
+        input_ids_N=ids[rows_N].to(device),
         attention=attention,
-        audio_rows_A=audio_rows.to(device),
-        audio_AH=torch.cat(embeddings) if frozen and keys else None,
-        features=() if frozen else tuple(audio[key].features for key in keys),
-        response_rows_T=torch.from_numpy(packed.response_rows_T).to(device),
-        targets_T=torch.cat(targets).to(device),
+        audio_rows_A=audio_rows_A.to(device),
+        audio_AH=audio_AH if audio_AH is None or whole else audio_AH[picks_A.to(audio_AH.device)],
+        audio_picks_A=picks_A.to(device),
+        features=() if frozen else tuple(clip.features for clip in clips),
+        head_rows_K=attention.head_rows_K,
+        head_targets_K=targets_T[torch.from_numpy(own.head_tokens_K)].to(device),
+        order_T=None if whole else torch.from_numpy(own.order_T).to(device),
+        targets_T=targets_T.to(device),
         members=packed.members,
         lengths=tuple(len(sequences[member].response_ids) for member in packed.members),
         counts=counts,
@@ -136,5 +158,13 @@ def _call(call: AttentionCall, device: torch.device) -> PaddedCall:
         mask_B1QK = torch.from_numpy(call.mask_BQK)[:, None]
         bias = torch.zeros(mask_B1QK.shape).masked_fill_(~mask_B1QK, float("-inf")).to(device)
     (batch, queries), keys = call.query_rows_BQ.shape, call.key_rows_BK.shape[1]
-    query_rows = torch.from_numpy(call.query_rows_BQ).flatten().to(device)
-    return PaddedCall(query_rows, torch.from_numpy(call.key_rows_BK).flatten().to(device), (batch, queries, keys), bias)
+    query_rows, key_rows = (_rows(rows.ravel(), device) for rows in (call.query_rows_BQ, call.key_rows_BK))
+    return PaddedCall(query_rows, key_rows, (batch, queries, keys), bias)
+
+
+def _rows(rows: np.ndarray, device: torch.device) -> torch.Tensor | slice:
+    """Consecutive ones as a slice."""
+    first = int(rows[0])
+    if (np.diff(rows) == 1).all():
+        return slice(first, first + len(rows))
+    return torch.from_numpy(rows).to(device)

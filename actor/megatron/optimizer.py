@@ -1,6 +1,7 @@
 """Megatron's distributed optimizer and its schedule, also without Apex and Transformer Engine.
 
-Neighbours: `actor.trainer` builds one a trained model and stage; `actor.megatron.checkpoint` saves it.
+Neighbours: `actor.learner` builds one a trained model and stage, around an Adam of `actor.megatron.adam` or a fused one;
+`actor.megatron.checkpoint` saves it.
 Invariants: optimizer state has the layout that Apex and Transformer Engine give it (`step` in the parameter group), so that
 checkpoints move between machines with and without them; the learning rate of update k (from 1) is set before the update;
 what is trained with (rates, betas, decay) is the spec's that an optimizer was built from, never a checkpoint's.
@@ -8,12 +9,13 @@ what is trained with (rates, betas, decay) is the spec's that an optimizer was b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from actor.megatron.adam import GroupStepAdam, HostMasters, OffloadedAdam
 from actor.megatron.device import ensure_importable
 from actor.specs import OptimSpec
 
@@ -25,76 +27,24 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer  # noqa: E402
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler  # noqa: E402
 
-
-class GroupStepAdam(torch.optim.Optimizer):
-    """AdamW with one step counter a parameter group, as Apex's FusedAdam keeps it."""
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        adam_w_mode: bool = True,
-        **_: Any,
-    ) -> None:
-        if not adam_w_mode:
-            raise ValueError("GroupStepAdam decouples weight decay; adam_w_mode=False is not supported")
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": True}
-        super().__init__(params, defaults)
-
-    def start_all_moments(self) -> None:
-        """Zero moments and step 0 for every parameter now, so that a checkpoint before the first update is complete."""
-        for group in self.param_groups:
-            group.setdefault("step", 0)
-            self._start_moments(group["params"])
-
-    def _start_moments(self, params: Iterable[torch.Tensor]) -> None:
-        for p in params:
-            if "exp_avg" not in self.state[p]:
-                self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params]
-            self._start_moments(params)
-            first = [self.state[p]["exp_avg"] for p in params]
-            second = [self.state[p]["exp_avg_sq"] for p in params]
-            (beta1, beta2), lr, step = group["betas"], group["lr"], group["step"]
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-            torch._foreach_lerp_(first, grads, 1 - beta1)
-            torch._foreach_mul_(second, beta2)
-            torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
-            denominator = torch._foreach_sqrt(second)
-            torch._foreach_div_(denominator, (1 - beta2**step) ** 0.5)
-            torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_addcdiv_(params, first, denominator, -lr / (1 - beta1**step))
+# Apex's or Transformer Engine's, which Megatron has found; None where it would fall back to torch's AdamW.
+FUSED_ADAM = None if megatron_optimizer.USING_PYTORCH_OPTIMIZER else megatron_optimizer.Adam
 
 
-def _use_group_step_adam() -> None:
-    """Give Megatron an Adam where it found neither Apex nor Transformer Engine.
+def _give_megatron(adam: type[torch.optim.Optimizer]) -> None:
+    """Have Megatron build `adam`, which keeps `step` in the parameter group as Apex and Transformer Engine do.
 
-    Its own fallback, torch's AdamW, keeps `step` a parameter, which the distributed optimizer cannot load again; and
-    loading copies into views of leaf parameters, which needs no_grad in float32.
+    Its own fallback, torch's AdamW, keeps `step` a parameter, which the distributed optimizer cannot load again.
     """
-    if not megatron_optimizer.USING_PYTORCH_OPTIMIZER:
-        return
-    megatron_optimizer.Adam = GroupStepAdam
+    megatron_optimizer.Adam = distributed_optimizer.Adam = adam
     megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
-    distributed_optimizer.Adam = GroupStepAdam
-    distributed_optimizer.HAVE_APEX_OR_TE = True
-    distributed_optimizer.USING_APEX_OPTIMIZER = True
-    cls = distributed_optimizer.DistributedOptimizer
-    cls.load_state_dict = torch.no_grad()(cls.load_state_dict)
+    distributed_optimizer.HAVE_APEX_OR_TE = distributed_optimizer.USING_APEX_OPTIMIZER = True
 
+
+# Loading copies into views of leaf parameters, which needs no_grad in float32.
+distributed_optimizer.DistributedOptimizer.load_state_dict = torch.no_grad()(
+    distributed_optimizer.DistributedOptimizer.load_state_dict
+)
 
 # What a checkpoint's parameter groups bring along but the spec decides; the schedule writes `lr` and `weight_decay`.
 OWN_HYPERPARAMETERS = ("max_lr", "min_lr", "betas", "eps")
@@ -102,15 +52,17 @@ OWN_HYPERPARAMETERS = ("max_lr", "min_lr", "betas", "eps")
 
 @dataclass(slots=True)
 class Optimizer:
-    """A distributed optimizer with its schedule."""
+    """A distributed optimizer with its schedule. masters: float32 masters that lie in the machine's memory, where they do."""
 
     megatron: MegatronOptimizer
     schedule: OptimizerParamScheduler
+    masters: HostMasters | None = None
 
     def step(self) -> tuple[float, float]:
         """One update from the gradients in DDP's buffers; gradient norm before clipping, learning rate used."""
         self.schedule.step(1)
-        _, norm, _ = self.megatron.step()
+        with self.masters.on_device() if self.masters is not None else nullcontext():
+            _, norm, _ = self.megatron.step()
         return float(norm), float(self.megatron.param_groups[0]["lr"])
 
     def state(self, model_state: dict[str, Any], metadata: dict[str, Any], loading: bool) -> dict[str, Any]:
@@ -123,6 +75,9 @@ class Optimizer:
         on at the stored number of updates."""
         own = [{name: group[name] for name in OWN_HYPERPARAMETERS} for group in self.megatron.param_groups]
         self.megatron.load_state_dict(state["optimizer"])
+        for part in _parts(self.megatron):
+            if isinstance(part.optimizer, OffloadedAdam):
+                part.optimizer.bring_home()
         for group, values in zip(self.megatron.param_groups, own, strict=True):
             group.update(values)
         self.schedule.load_state_dict(state["schedule"])
@@ -138,9 +93,15 @@ def wrap(model: torch.nn.Module) -> DistributedDataParallel:
     return ddp
 
 
-def build_optimizer(ddp: DistributedDataParallel, spec: OptimSpec, dtype: torch.dtype) -> Optimizer:
-    """A fresh optimizer (zero moments, step 0) over the trained parameters of `ddp`."""
-    _use_group_step_adam()
+def build_optimizer(
+    ddp: DistributedDataParallel, spec: OptimSpec, dtype: torch.dtype, *, offload: bool = False, fused: bool = False
+) -> Optimizer:
+    """A fresh optimizer (zero moments, step 0) over the trained parameters of `ddp`. offload: moments and float32 masters lie in
+    the machine's memory; fused: Apex's or Transformer Engine's Adam where Megatron has one and nothing is offloaded."""
+    adam: type[torch.optim.Optimizer] = OffloadedAdam if offload else GroupStepAdam
+    if fused and not offload and FUSED_ADAM is not None:
+        adam = FUSED_ADAM
+    _give_megatron(adam)
     config = OptimizerConfig(
         optimizer="adam",
         lr=spec.lr,
@@ -155,9 +116,8 @@ def build_optimizer(ddp: DistributedDataParallel, spec: OptimSpec, dtype: torch.
         use_distributed_optimizer=True,
     )
     megatron = get_megatron_optimizer(config, [ddp])
-    for part in getattr(megatron, "chained_optimizers", [megatron]):
-        if isinstance(part.optimizer, GroupStepAdam):
-            part.optimizer.start_all_moments()
+    for part in _parts(megatron):
+        _start_all_moments(part)
     schedule = OptimizerParamScheduler(
         megatron,
         init_lr=0.0,
@@ -173,4 +133,30 @@ def build_optimizer(ddp: DistributedDataParallel, spec: OptimSpec, dtype: torch.
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,
     )
-    return Optimizer(megatron, schedule)
+    return Optimizer(megatron, schedule, HostMasters(_masters(megatron)) if offload else None)
+
+
+def _parts(megatron: MegatronOptimizer) -> list[Any]:
+    """The optimizers that hold parameters of this rank."""
+    parts = getattr(megatron, "chained_optimizers", [megatron])
+    return [part for part in parts if part.optimizer is not None]
+
+
+def _start_all_moments(part: Any) -> None:
+    if isinstance(part.optimizer, GroupStepAdam):
+        part.optimizer.start_all_moments()
+        return
+    part.init_state_fn(part.optimizer, part.config)
+    for group in part.optimizer.param_groups:
+        group.setdefault("step", 0)
+
+
+def _masters(megatron: MegatronOptimizer) -> list[torch.Tensor]:
+    """Float32 copies of this rank's shard of bfloat16 weights; none in float32, where the weights are stepped themselves."""
+    return [
+        master
+        for part in _parts(megatron)
+        for group in part.shard_fp32_from_float16_groups
+        for master in group
+        if master is not None
+    ]

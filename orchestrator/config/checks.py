@@ -5,11 +5,14 @@ Neighbours: `compose.py` calls it before anything starts. Invariant: every probl
 
 from __future__ import annotations
 
+from orchestrator.config.layouts import layout_problems, trainer_ranks
+from orchestrator.config.memory_checks import memory_problems
 from orchestrator.config.recipe_checks import recipe_problems
 from orchestrator.config.schema import ExperimentConfig, TermConfig
 from orchestrator.stages.scoring import CORRECTNESS
 
 MODELS = ("tiny", "small", "step_audio_2_mini", "step_audio_r1")
+TRANSPORTS = ("auto", "shared_memory", "object_store", "gloo", "nccl", "cuda_ipc")
 STYLES = ("acoustic", "surrogate")
 MODALITIES = ("audio", "text")
 RESERVED = frozenset({"mean", "std", "mixed_questions"})  # reward/… of a policy update that no single function has
@@ -30,6 +33,14 @@ def problems(config: ExperimentConfig) -> list[str]:
     need(config.run.seed >= 0, "run.seed", "must be 0 or more")
     need(config.run.checkpoint_every >= 1, "run.checkpoint_every", "must be at least 1 policy update")
     need(config.run.keep_checkpoints >= 1, "run.keep_checkpoints", "must keep at least 1")
+    need(config.run.keep_best >= 0, "run.keep_best", "must be 0 (none) or more")
+    need(
+        bool(config.run.best_metric.removeprefix("-")) or not config.run.keep_best,
+        "run.best_metric",
+        "must name a figure of policy updates when run.keep_best is above 0",
+    )
+    url = config.run.checkpoint_url
+    need(not url or "://" in url, "run.checkpoint_url", "must be empty or a URL such as s3://bucket/folder")
     need(config.model.name in MODELS, "model.name", f"must be one of {', '.join(MODELS)}")
     need(config.model.dtype in ("float32", "bfloat16"), "model.dtype", "must be float32 or bfloat16")
     need(config.model.max_model_len >= 128, "model.max_model_len", "must be at least 128 tokens")
@@ -82,13 +93,42 @@ def problems(config: ExperimentConfig) -> list[str]:
         "rollout.max_new_tokens",
         f"must be below model.max_model_len ({config.model.max_model_len})",
     )
+    publish = config.publish
+    need(publish.transport in TRANSPORTS, "publish.transport", f"must be one of {', '.join(TRANSPORTS)}")
+    devices = {"gloo": "cpu", "nccl": "cuda", "cuda_ipc": "cuda"}
+    device = devices.get(publish.transport, actor.device)
+    need(device == actor.device, "publish.transport", f"needs actor.device={device}")
+    need(
+        not publish.only_changed or publish.transport not in devices,
+        "publish.only_changed",
+        f"works with auto, shared_memory and object_store, not with {publish.transport}, which passes every tensor",
+    )
+    need(publish.transport != "cuda_ipc" or rollout.colocated, "publish.transport", "needs rollout.colocated=true")
+    need(
+        publish.transport != "nccl" or not rollout.colocated,
+        "publish.transport",
+        "needs GPUs of their own for trainer and engines; with rollout.colocated=true take cuda_ipc",
+    )
+    ranks = trainer_ranks(actor)
+    need(
+        not rollout.colocated
+        or (rollout.workers == ranks and rollout.tensor_parallel == 1 and actor.critic.placement != "apart"),
+        "rollout.colocated",
+        f"needs an engine of one GPU a trainer rank: rollout.workers={ranks} rollout.tensor_parallel=1, and no critic apart",
+    )
+    need(0 <= publish.bucket_mib <= 4096, "publish.bucket_mib", "must be between 1 and 4096 MiB, or 0")
+    need(publish.timeout_s > 0, "publish.timeout_s", "must be above 0 seconds")
     need(actor.device in ("cpu", "cuda"), "actor.device", "must be cpu or cuda")
     need(actor.world_size >= 1, "actor.world_size", "must be at least 1 rank")
+    for name in ("start_timeout_s", "step_timeout_s", "heartbeat_s", "teardown_s"):
+        need(getattr(actor, name) > 0, f"actor.{name}", "must be above 0 seconds")
     need(
-        actor.tensor_parallel >= 1 and actor.world_size % max(1, actor.tensor_parallel) == 0,
-        "actor.tensor_parallel",
-        f"must divide actor.world_size ({actor.world_size})",
+        actor.hang_s >= 2 * actor.heartbeat_s,
+        "actor.hang_s",
+        f"must be at least twice actor.heartbeat_s ({actor.heartbeat_s:g} s)",
     )
+    need(actor.restarts >= 0, "actor.restarts", "must be 0 (none) or more")
+    out += layout_problems(actor) + memory_problems(config)
     need(
         actor.micro_batch_tokens >= config.model.max_model_len,
         "actor.micro_batch_tokens",

@@ -32,7 +32,11 @@ class RunConfig:
     resume: bool = False
     redo: bool = False  # a resumed run: make finished stages again whose settings have changed, and all after them
     checkpoint_every: int = 20  # policy updates
-    keep_checkpoints: int = 2
+    checkpoint_async: bool | None = None  # written while training goes on; null: with GPUs (actor.device=cuda)
+    checkpoint_url: str = ""  # also copied there, into a folder named as the run directory: s3://…, gs://…, file://…
+    keep_checkpoints: int = 2  # the newest, of policy updates and of supervised steps each
+    keep_best: int = 0  # beside them, the best of policy updates by
+    best_metric: str = "reward/mean"  # this figure of updates.jsonl; -NAME: smaller is better
     min_free_memory_gib: float = 6.0
     progress: bool = True
 
@@ -190,6 +194,7 @@ class RolloutConfig:
     kv_cache_gib: int = 1  # CPU engines
     gpu_memory_utilization: float = 0.4
     tensor_parallel: int = 1
+    colocated: bool = False  # each engine on the GPU of a trainer rank, asleep while it trains
     start_timeout_s: float = 300.0
     request_timeout_s: float = 600.0
 
@@ -230,21 +235,73 @@ class PPOConfig:
 
 
 @dataclass
+class CriticConfig:
+    """Where the value model lives. shared: layout and ranks of the actor; colocated: the actor's ranks, a layout of its own;
+    apart: ranks of its own, then both are updated at the same time."""
+
+    placement: str = "shared"  # shared | colocated | apart
+    world_size: int = 1  # of its own ranks (apart)
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    context_parallel: int = 1
+    sequence_parallel: bool = False
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank updates of the decoder's linear layers in place of the layers themselves."""
+
+    rank: int = 0  # 0: every weight of the decoder is trained
+    alpha: float = 32.0  # an update counts alpha / rank
+
+
+@dataclass
 class ActorConfig:
-    """Actor and critic on one Megatron world."""
+    """Actor and critic on Megatron. world_size = tensor x pipeline x context x data parallel ranks."""
 
     world_size: int = 1
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    context_parallel: int = 1
+    sequence_parallel: bool = False  # norms and residuals split over the tensor-parallel ranks, too
+    critic: CriticConfig = field(default_factory=CriticConfig)
     device: str = "cpu"  # cpu | cuda
     threads: int = 1  # CPU threads a rank
     micro_batch_tokens: int = 8192
+    recompute: str = "none"  # none | selective | full: what the backward pass computes again instead of keeping it
+    kernels: str = (
+        "auto"  # auto | transformer_engine | torch: what layers run on; auto takes Transformer Engine where it can
+    )
+    offload_optimizer: bool = (
+        False  # Adam's moments and float32 masters in the machine's memory: a slower step, a smaller rank
+    )
+    head_chunk_rows: int = 1024  # rows and
+    head_chunk_vocab: int = 16384  # columns of the logits that exist at a time, float32
+    lora: LoraConfig = field(default_factory=LoraConfig)
     freeze: list[str] = field(default_factory=lambda: ["adapter."])  # checkpoint-name prefixes
     actor_optim: OptimConfig = field(default_factory=OptimConfig)
     critic_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
     sft_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=4e-4, warmup_updates=10))
     ppo: PPOConfig = field(default_factory=PPOConfig)
     start_timeout_s: float = 300.0
-    step_timeout_s: float = 600.0
+    step_timeout_s: float = 600.0  # of a call in which no rank gets further: no micro-batch, no step, no file
+    heartbeat_s: float = 5.0  # of a rank at work: from one sign of life to the next question
+    hang_s: float = 60.0  # of silence after which it counts as hung
+    teardown_s: float = 60.0  # from a rank's end until every rank has ended, or the run fails
+    restarts: int = (
+        3  # of a trainer that was lost, within the run, without a checkpoint between them; 0: it ends the run
+    )
+
+
+@dataclass
+class PublishConfig:
+    """Weights from trainer to engines, see docs/PUBLISH.md."""
+
+    transport: str = "auto"  # auto | shared_memory | object_store | gloo | nccl | cuda_ipc
+    bucket_mib: int = 0  # sent, checked and loaded at a time, a larger tensor by itself; 0: 4 in shared memory, else 64
+    only_changed: bool = False  # leave out what engines hold already, by digest
+    keep_memory: bool = True  # reuse the memory of a version no longer needed (two copies stay), else give it back
+    timeout_s: float = 600.0  # until every engine has confirmed
 
 
 @dataclass
@@ -257,6 +314,9 @@ class ClusterConfig:
     mlflow_root: str = ""  # empty: <cache>/mlflow (one store for all runs of this machine)
     num_cpus: int = 0  # 0: what the machine has
     object_store_mb: int = 256
+    nodes: int = 0  # machines and
+    gpus_per_node: int = 0  # GPUs of each that the run may take; 0: not said, then no plan is checked against them
+    gpu_memory_gib: float = 80.0  # of one GPU
 
 
 @dataclass
@@ -268,4 +328,5 @@ class ExperimentConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actor import engine_version
 from orchestrator import paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.doctor import content, machine, servers, software
@@ -88,7 +89,9 @@ def _software() -> Iterator[Finding]:
 
 def _machine(settings: ServiceSettings, home: Home, record: ServiceRecord) -> Iterator[Finding]:
     torch = software.installed_version("torch")
-    yield machine.devices(machine.gather_devices(torch), torch)
+    devices = machine.gather_devices(torch)
+    yield machine.devices(devices, torch)
+    yield machine.kernels(devices, engine_version())
     yield machine.instructions(platform.machine(), machine.gather_flags())
     memory = psutil.virtual_memory()
     free, total = machine.gather_memory(memory.available, memory.total)

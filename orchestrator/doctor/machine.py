@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actor import ENGINE_VERSIONS, Facts, resolve_kernels
 from orchestrator.doctor.findings import Finding, fail, ok, warn
 
 GIB = 1 << 30
@@ -72,6 +73,20 @@ def devices(found: Devices, torch_version: str) -> Finding:
             "match torch's CUDA with the driver; look at CUDA_VISIBLE_DEVICES",
         )
     return ok("GPUs", shown)
+
+
+def kernels(found: Devices, engine: str) -> Finding:
+    """What a trainer's layers would run on with actor.kernels=auto. engine: version of Transformer Engine, empty without one."""
+    facts = Facts(cuda=bool(found.cuda), engine=engine)
+    chosen = resolve_kernels("auto", "cuda" if found.smi else "cpu", facts)
+    shown = f"{chosen.name} ({chosen.reason})"
+    if not found.smi or chosen.engine:
+        return ok("trainer kernels", shown)
+    return warn(
+        "trainer kernels",
+        shown,
+        f'layers run on plain torch; pip install "transformer-engine[pytorch]{ENGINE_VERSIONS}" brings fused ones (docs/GPU.md)',
+    )
 
 
 def instructions(machine: str, flags: Collection[str]) -> Finding:

@@ -32,6 +32,7 @@ HEAVY = {
 LOCK = Path(__file__).parents[2] / "requirements" / "cpu.lock"  # of a checkout; a wheel has none
 KNOWN = (  # beside the settings of the service
     *("MGRD_STATE", "MGRD_CACHE", "MGRD_CONFIG", "MGRD_URL", "MGRD_TOKEN", "MGRD_CA_FILE", "MGRD_WHISPER_TINY_EN"),
+    *("MGRD_WHISPER_BASE", "MGRD_SMOLLM2"),
     *("MGRD_ROOT_TOKEN", "MGRD_LOG_LEVEL", "MGRD_REWARD_ISOLATION", "MGRD_SECRETS", "MGRD_CHAOS_POINT"),
 )
 SHOWN = 4

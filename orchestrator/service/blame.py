@@ -6,7 +6,6 @@ what would happen again is the run's, what another machine or another hour would
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError, NotNow, PreflightError, RunPaused
@@ -46,7 +45,7 @@ def _rank_was_lost(error: BaseException) -> bool:
     """A trainer rank that raised would raise again; one that died or fell silent may not."""
     from actor import TrainerDied
 
-    return isinstance(error, TrainerDied) and not re.match(r"\w+ failed: ", error.cause)
+    return isinstance(error, TrainerDied) and error.was_lost
 
 
 def _is_rays_own(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.config.compose import CONF_DIR, checked, from_text, refuse_unknown, root_message
+from orchestrator.config.layouts import trainer_ranks
 from orchestrator.config.named import split_named
 from orchestrator.config.resume import FIXED, apply_overrides, lasting
 from orchestrator.config.schema import ExperimentConfig
@@ -84,7 +85,7 @@ def _taken(config: ExperimentConfig, yaml: str, roots: Sequence[Path], *, code: 
         raise IntakeRefused(
             field, f"{key}: {why}", "put the file there, or ask who runs the service for another folder"
         )
-    processes = config.actor.world_size + config.rollout.workers
+    processes = trainer_ranks(config.actor) + config.rollout.workers
     if processes > MAX_PROCESSES:
         raise IntakeRefused(
             field,

@@ -14,8 +14,8 @@ from typing import Any
 
 from actor import DpoSpec, PreferencePair, StageSettings
 from orchestrator import chaos
+from orchestrator.checkpoints import STEP_PREFIX
 from orchestrator.distillation.pairs import MinedPair, error_rate, false_or_empty, merge_earlier, mine_pairs
-from orchestrator.rundir import STEP_PREFIX
 from orchestrator.seeds import derive
 from orchestrator.specs import supervised_optim
 from orchestrator.stages.cold_start import hearing_questions
@@ -127,6 +127,7 @@ def _train(context: StageContext, mined: Sequence[MinedPair]) -> dict[str, Any]:
     with parts.progress.bar("align (DPO)", len(plan)) as advance:
         advance(len(steps))
         for step, indices in enumerate(plan[len(steps) :], start=len(steps) + 1):
+            context.settle()
             report = parts.trainer.dpo_step([pairs[i] for i in indices])
             steps.append(report.metrics)
             parts.tracker.log(step, {f"dpo/{name}": value for name, value in report.metrics.items()})
@@ -134,5 +135,5 @@ def _train(context: StageContext, mined: Sequence[MinedPair]) -> dict[str, Any]:
             chaos.point(f"align:step:{step}")
             if step % parts.config.run.checkpoint_every == 0 and step < len(plan):
                 context.keep({"mined": context.counts, "steps": steps}, f"{STEP_PREFIX}align_{step:06d}")
-    parts.publish(context.next_version())
+    parts.tracker.log(len(plan), parts.publish(context.next_version()))
     return {"steps": len(steps), "first": steps[0], "last": steps[-1]}

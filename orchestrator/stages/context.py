@@ -1,7 +1,7 @@
 """What a stage is given while it works, and how it keeps what it has done.
 
-Neighbours: `conductor` makes one a stage, the stages use it. Invariants: `keep` returns when everything is on disk; what was kept is what
-`progress` holds after the process died; weights and progress are named together, never one without the other.
+Neighbours: `conductor` makes one a stage, the stages use it. Invariants: what was kept is what `progress` holds after
+the process died, from the moment its checkpoint has a name; weights and progress are named together, never one without the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from orchestrator.parts import Parts
     from orchestrator.pipeline import Stage
 
-Keep = Callable[[dict[str, Any], str], None]
+Keep = Callable[[dict[str, Any], str, Mapping[str, float], Callable[[], None]], None]
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass
@@ -44,13 +48,30 @@ class StageContext:
     _keep: Keep
     _borrow: Callable[[str], int]
     _resume: Callable[[StageSettings | None], int]
+    _settle: Callable[[], None] = _nothing
     counts: dict[str, Any] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
-    def keep(self, progress: dict[str, Any], checkpoint: str = "") -> None:
-        """Progress on disk; with a checkpoint name also weights, optimizers and random state, under that name."""
+    def keep(
+        self,
+        progress: dict[str, Any],
+        checkpoint: str = "",
+        *,
+        metrics: Mapping[str, float] | None = None,
+        then: Callable[[], None] = _nothing,
+    ) -> None:
+        """Progress on disk; with a checkpoint name also weights, optimizers and random state, under that name.
+
+        A checkpoint may be written while the stage goes on: it holds what was there at this call, and then is called once it has
+        its name (`settle`, the next `keep` or the end of the stage see to it). metrics: of the policy update before it, by which
+        checkpoints are compared.
+        """
         self.progress = progress
-        self._keep(progress, checkpoint)
+        self._keep(progress, checkpoint, metrics or {}, then)
+
+    def settle(self) -> None:
+        """Give a checkpoint its name if it has been written meanwhile; call between steps. Raises what its writing raised."""
+        self._settle()
 
     def borrow(self, model: str) -> int:
         """Let engines and trainer hold the weights of an earlier stage (or `self.model` again); returns their version."""

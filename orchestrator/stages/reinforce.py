@@ -9,19 +9,19 @@ questions, seeds and trajectories.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from actor import Experience, PPOSpec, StageSettings
 from orchestrator import chaos
+from orchestrator.checkpoints import CHECKPOINT_PREFIX
 from orchestrator.config.recipe import ReinforceConfig
 from orchestrator.datasets.cursor import Cursor
 from orchestrator.errors import RunFailed
 from orchestrator.gallery import gallery_html
 from orchestrator.pipeline import Stage
-from orchestrator.rundir import CHECKPOINT_PREFIX
 from orchestrator.seeds import derive
 from orchestrator.sentinel_evidence import StageWatch
 from orchestrator.stages.context import StageContext
@@ -105,17 +105,19 @@ class Reinforce:
             return None
         return PPOSpec(**vars(self.parts.config.actor.ppo) | {"kl_coef": self.config.kl_coef})
 
-    def _checkpoint(self, number: int) -> None:
-        """Weights, optimizer and random state with the cursor, under the number of the policy update."""
+    def _checkpoint(self, number: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Weights, optimizer and random state with the cursor, under the number of the policy update; once it has its name the
+        ledger may forget the update's trajectories."""
         progress = {"first": self.first, "update": number, "cursor": self.cursor.state_dict()}
-        self.context.keep(progress, f"{CHECKPOINT_PREFIX}{number:06d}")
-        self.parts.ledger.acknowledge(number)
+        name = f"{CHECKPOINT_PREFIX}{number:06d}"
+        self.context.keep(progress, name, metrics=metrics, then=lambda: self.parts.ledger.acknowledge(number))
 
     def policy_update(self, number: int) -> dict[str, Any]:
         """Questions → trajectories → verdicts → critic and actor update → new weights in every engine → one record.
 
-        Raises RunPaused when a sentinel sees a collapse or whoever watches wants a pause; a checkpoint holds the update then."""
+        Raises RunPaused when a sentinel sees a collapse or whoever watches wants a pause; the stage's checkpoint then holds the update."""
         clock = Clock()
+        self.context.settle()
         questions = [self.pool[i] for i in self.cursor.take(self.config.questions)]
         with clock.phase("generate"):
             trajectories, verdicts = self.collect(number, questions)
@@ -138,7 +140,7 @@ class Reinforce:
         pause = self.watch.pause(scored, self.parts.tracker) if self.watch.alarm else None
         pause = pause or self.parts.observer.pause()
         if number % self.parts.config.run.checkpoint_every == 0 or number == last or pause:
-            self._checkpoint(number)
+            self._checkpoint(number, record["metrics"])
         if pause:
             raise pause
         return record
@@ -212,7 +214,7 @@ class Reinforce:
     def publish(self, number: int, scored: Sequence[Scored]) -> float | None:
         """Weights version+1 into every engine, then the probe. Returns the largest log-prob difference in nats, None when the
         probe was not due. Raises RunFailed when engine and trainer disagree by more than the limit."""
-        self.parts.publish(self.context.next_version())
+        self.published = self.parts.publish(self.context.next_version())
         if number % self.config.probe_every:
             return None
         asked = [(s.question, s.trajectory) for s in scored]  # this update's own, so that a resumed run probes the same
@@ -223,7 +225,7 @@ class Reinforce:
         self, number: int, scored: Sequence[Scored], training: dict[str, float], difference: float | None, clock: Clock
     ) -> dict[str, Any]:
         metrics = update_metrics(scored, training, self.parts.rewards.spec) | self.parts.reward_costs()
-        metrics["weights_version"] = float(self.version)
+        metrics |= {"weights_version": float(self.version)} | self.published
         if difference is not None:
             metrics["probe/max_abs_diff"] = difference
         seconds = clock.close()

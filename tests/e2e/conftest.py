@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 RUN_LIMIT_S = 600.0  # of one run; a minute on two idle cores
 MARK = "MGRD_TEST_RUN"  # environment variable that a run and all it starts carry: the run's directory
-VARIES = ("seconds/", "tokens_per_second", "generated_tokens_per_second")
+VARIES = ("seconds/", "publish/seconds", "publish/gb_per_s", "tokens_per_second", "generated_tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class MicroRuns:
     root: Path
     experiment: str = "micro"
     mlflow: str = ""
+
+    @property
+    def store(self) -> str:
+        """Where runs may copy their checkpoints."""
+        return f"file://{self.root / 'store'}"
 
     def argv(self, run_dir: Path, *overrides: str) -> list[str]:
         return [
@@ -41,11 +46,13 @@ class MicroRuns:
     def _tracking(self) -> str:
         return f"cluster.mlflow_uri={self.mlflow}" if self.mlflow else f"cluster.mlflow_root={self.root / 'own_mlflow'}"
 
-    def start(self, run_dir: Path, *overrides: str, chaos: str = "") -> subprocess.Popen[str]:
-        environment = os.environ | {MARK: str(run_dir)} | ({"MGRD_CHAOS_POINT": chaos} if chaos else {})
+    def start(
+        self, run_dir: Path, *overrides: str, chaos: str = "", environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        point = {"MGRD_CHAOS_POINT": chaos} if chaos else {}
         return subprocess.Popen(
             self.argv(run_dir, *overrides),
-            env=environment,
+            env=os.environ | {MARK: str(run_dir)} | point | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -180,8 +187,8 @@ def whole_recipe(recipe_runs: MicroRuns) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_run(micro_runs: MicroRuns) -> Path:
-    """The directory of a run that nothing disturbed."""
+    """The directory of a run that nothing disturbed, with its best checkpoint marked and all of them copied to `micro_runs.store`."""
     directory = micro_runs.root / "whole"
-    code, output = micro_runs.run(directory)
+    code, output = micro_runs.run(directory, "run.keep_best=1", f"run.checkpoint_url={micro_runs.store}")
     assert code == 0, output
     return directory

@@ -70,12 +70,15 @@ def test_an_interrupted_and_killed_run_ends_like_an_undisturbed_one(
     assert "run.resume=true" in interrupted.output
     assert 0 < len(updates(directory)) < 4
 
-    code, output = standalone_runs.run(directory, "run.resume=true", chaos="checkpoint:update_000004:written")
+    background = "run.checkpoint_async=true"  # killed while the ranks' threads write
+    code, output = standalone_runs.run(directory, "run.resume=true", background, chaos="checkpoint:update_000004:begun")
     assert code == -9, output
     assert eventually(lambda: processes_of(directory) == [], CLEAN_UP_LIMIT_S)
     assert not (directory / "report.json").exists()
 
-    code, output = standalone_runs.run(directory, "run.resume=true")
+    assert (directory / "checkpoints" / "update_000002" / "manifest.json").is_file()
+    assert not (directory / "checkpoints" / "update_000004").exists()
+    code, output = standalone_runs.run(directory, "run.resume=true", background)
     assert code == 0, output
     assert updates(directory) == updates(whole_run)
     assert report(directory)["eval"] == report(whole_run)["eval"]

@@ -33,6 +33,25 @@ def test_a_bad_value_is_refused(override, words, tmp_path):
     assert not (tmp_path / "run" / "logs").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("actor.world_size=3", "actor.pipeline_parallel=3"),
+            "text_config.num_hidden_layers=5 does not divide by pipeline_parallel=3",
+        ),
+        (
+            ("actor.critic.placement=colocated", "actor.world_size=2", "actor.critic.context_parallel=3"),
+            "actor.critic.tensor_parallel = 1: tensor (1) x pipeline (1) x context (3) = 3 ranks must divide",
+        ),
+        (("actor.sequence_parallel=true",), "it needs tensor above 1"),
+        (("actor.critic.tensor_parallel=2",), "has no effect while actor.critic.placement=shared"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(overrides, words, tmp_path):
+    assert words in refused("experiment=micro", f"run.dir={tmp_path / 'run'}", *overrides)
+
+
 def test_a_run_directory_that_cannot_be_used_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     assert "is a file; choose a directory" in refused("experiment=micro", f"run.dir={tmp_path / 'file'}")

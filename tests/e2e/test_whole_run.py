@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 from conftest import MicroRuns, processes_of, report, updates
@@ -28,6 +29,7 @@ EVERY_UPDATE = {
         "policy/mismatch_max",
     ),
     *("tokens_per_second", "weights_version", "probe/max_abs_diff"),
+    *("publish/seconds", "publish/bytes", "publish/gb_per_s", "publish/loaded_bytes"),
     *("seconds/generate", "seconds/reward", "seconds/log_probs", "seconds/update", "seconds/publish", "seconds/other"),
 }
 
@@ -50,6 +52,12 @@ def test_weights_changed_with_every_policy_update(whole_run):
     records = updates(whole_run)
     assert [r["version"] for r in records] == [2, 3, 4, 5]
     assert all(r["metrics"]["policy/actor_grad_norm"] > 0 for r in records)
+
+
+def test_weights_went_through_shared_memory_and_none_is_left(whole_run):
+    assert "weights go to the engines by shared_memory" in (whole_run / "logs" / "driver.log").read_text()
+    assert all(r["metrics"]["publish/loaded_bytes"] == r["metrics"]["publish/bytes"] for r in updates(whole_run))
+    assert not list(Path("/dev/shm").glob(f"mgrd-weights-{whole_run.name}-*"))
 
 
 def test_mlflow_has_every_policy_update_in_nested_runs(whole_run, micro_runs: MicroRuns):

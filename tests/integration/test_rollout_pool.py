@@ -7,24 +7,49 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import ray
+import torch
 from engine_room import Library, probe_of, sampling, update_of
 
-from rollout import EngineDied, Ledger, Prompt, RolloutPool, SamplingSpec, Trajectory
-from rollout.errors import RequestRefused, StaleTrajectory, WeightsRefused
+from actor.publishing import Meeting, Outlet, Published, PublishSpec, SegmentPublisher, Transport
+from orchestrator.errors import RunFailed
+from orchestrator.publishing import WeightPublisher
+from rollout import EngineDied, Ledger, Prompt, RolloutPool, SamplingSpec, SharedWeights, Trajectory
+from rollout.errors import RequestRefused, StaleTrajectory, WeightsLost, WeightsRefused
+from rollout.transfer import memory_identity, sweep
+from rollout.transfer.segment import SHARED_MEMORY
 
 pytestmark = [pytest.mark.slow]
 
 LIMIT = 1e-4  # nats
 TIMEOUT_S = 300.0
+HALF = """
+import sys, time
+from pathlib import Path
+from actor.publishing import Meeting, Outlet, Published, PublishSpec, SegmentPublisher, Transport
+from orchestrator.errors import RunFailed
+from orchestrator.publishing import WeightPublisher
+from rollout import load_weights
+publisher = SegmentPublisher("half", bucket_mib=1)
+def some():
+    for number, item in enumerate(load_weights(Path(sys.argv[1])).items()):
+        yield item
+        if number == 60:
+            print(publisher.journal(1), flush=True)
+            time.sleep(60)
+publisher.publish(1, some())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +146,180 @@ def test_a_swap_reaches_every_worker(pool: RolloutPool, library: Library) -> Non
 
 def test_a_refused_update_names_the_worker_and_changes_nothing(pool: RolloutPool, library: Library) -> None:
     version, before = pool.version, draw(pool, prompts_of(library))
-    update = replace(update_of(12, library.changed_weights(2)), checksum="0" * 64)
+    update = replace(update_of(12, library.changed_weights(2)), checksum="0" * 32)
     with pytest.raises(WeightsRefused, match=r"rollout worker 0: version 12: checksum"):
         pool.swap(update, TIMEOUT_S)
     assert pool.version == version
     assert draw(pool, prompts_of(library)) == before
+
+
+def shared(publisher: SegmentPublisher, number: int, version: int, **options: Any) -> SharedWeights:
+    return SharedWeights(version, str(publisher.journal(number)), number, 30.0, **options)
+
+
+@pytest.fixture
+def publisher() -> Iterator[SegmentPublisher]:
+    made = SegmentPublisher(f"test-{os.getpid()}", bucket_mib=1, only_changed=True)
+    yield made
+    made.close()
+    assert not list(SHARED_MEMORY.glob(f"*test-{os.getpid()}*"))
+
+
+def test_weights_in_shared_memory_reach_every_worker_and_again_only_what_changed(
+    pool: RolloutPool, library: Library, publisher: SegmentPublisher
+) -> None:
+    weights = library.changed_weights(4)
+    sent = publisher.publish(1, weights.items())
+    reports = pool.swap(shared(publisher, 1, 21, only_changed=True), TIMEOUT_S, checksum=lambda: sent.checksum)
+    assert [r.version for r in reports] == [21, 21]
+    publisher.confirm(1)
+    new = library.reference_on(weights)
+    assert library.worst(new, [s for g in draw(pool, prompts_of(library)) for s in g]) <= LIMIT
+    name = "model.layers.0.self_attn.k_proj.weight"
+    weights[name] = weights[name] * 1.5
+    sent = publisher.publish(2, weights.items())
+    reports = pool.swap(shared(publisher, 2, 22, only_changed=True), TIMEOUT_S, checksum=lambda: sent.checksum)
+    fused = [t for n, t in weights.items() if n.startswith(name.removesuffix("k_proj.weight")) and "o_proj" not in n]
+    assert [r.loaded_bytes for r in reports] == [sum(t.numel() * 4 for t in fused)] * 2
+    publisher.confirm(2)
+    new = library.reference_on(weights)
+    assert library.worst(new, [s for g in draw(pool, prompts_of(library)) for s in g]) <= LIMIT
+
+
+def overwrite(data: Path, tensor: torch.Tensor) -> None:
+    """Flips bits of a tensor that lies in a file."""
+    found = tensor.numpy().tobytes()
+    with data.open("r+b") as file:
+        file.seek(data.read_bytes().rindex(found))
+        file.write(bytes(255 - byte for byte in found))
+
+
+def test_when_one_worker_refuses_all_go_back_to_the_weights_from_before(
+    pool: RolloutPool, library: Library, publisher: SegmentPublisher
+) -> None:
+    """A bucket is damaged when the first worker holds all of it and the second has not begun."""
+    good = update_of(31, library.changed_weights(5))
+    pool.swap(good, TIMEOUT_S)
+    before = draw(pool, prompts_of(library))
+    weights, name = library.changed_weights(6), "model.layers.1.mlp.down_proj.weight"
+    sent = publisher.publish(1, weights.items())
+    update = shared(publisher, 1, 32, only_changed=True)
+    ray.get(pool._crew.members[0].actor.swap.remote(update), timeout=TIMEOUT_S)
+    (data,) = publisher.journal(1).parent.glob(f"*test-{os.getpid()}*.data")
+    overwrite(data, weights[name][-1])
+    with pytest.raises(WeightsLost, match=f"rollout worker 1: version 32: {name} was damaged on its way"):
+        pool.swap(update, TIMEOUT_S, checksum=lambda: sent.checksum)
+    assert pool.version == 31
+    assert draw(pool, prompts_of(library)) == before
+    assert {r.version for r in pool.swap(update_of(33, weights), TIMEOUT_S)} == {33}
+
+
+def test_engines_keep_their_weights_when_the_publisher_is_killed_half_way(pool: RolloutPool, library: Library) -> None:
+    before = draw(pool, prompts_of(library))
+    process = subprocess.Popen(
+        [sys.executable, "-c", HALF, str(library.model_dir)], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+    assert process.stdout is not None
+    journal = process.stdout.readline().strip()
+
+    def kill() -> str:
+        time.sleep(0.3)  # the engines have what there is by then, and wait for more
+        process.kill()
+        return ""
+
+    with ThreadPoolExecutor(1) as killer:
+        killer.submit(kill)
+        with pytest.raises(
+            WeightsLost, match=r"rollout worker 0: version 41: .* died before its weights were complete"
+        ):
+            pool.swap(SharedWeights(41, journal, 1, 30.0), TIMEOUT_S, checksum=str)
+    process.wait()
+    assert draw(pool, prompts_of(library)) == before
+    sweep()
+    assert not list(SHARED_MEMORY.glob("mgrd-weights-half*"))
+
+
+class OneTrainer:
+    """What a publisher asks of the trainer, with weights at hand. damage: what befalls the shared memory of each publish."""
+
+    def __init__(self, weights: dict[str, torch.Tensor], damage: list[bool]) -> None:
+        self._weights, self._damage = weights, damage
+        self._outlet = Outlet(0, torch.device("cpu"))
+
+    def memory(self) -> str:
+        return memory_identity()
+
+    def meet(self, spec: PublishSpec, receivers: int) -> Meeting:
+        return self._outlet.meet(spec, "127.0.0.1", receivers)
+
+    def prepare_publish(self, spec: PublishSpec) -> None:
+        refused = self._outlet.prepare(spec)
+        if refused is not None:
+            raise refused
+
+    def publish(self, number: int, spec: PublishSpec, timeout_s: float, meeting: Meeting | None = None) -> Published:
+        sent = self._outlet.publish(number, spec, self._stream(self._damage.pop(0)), meeting)
+        assert isinstance(sent, Published)
+        return sent
+
+    def _stream(self, damaged: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in self._weights.items():
+            yield name, tensor
+        if damaged:
+            assert isinstance(self._outlet._publisher, SegmentPublisher)
+            (slot,) = (slot for slot in self._outlet._publisher._slots if slot.number is None)
+            overwrite(slot.path, tensor)
+
+    def confirm(self, number: int) -> None:
+        self._outlet.confirm(number)
+
+    def close(self) -> None:
+        self._outlet.close()
+
+
+@pytest.mark.parametrize(
+    "transport", [Transport.SHARED_MEMORY, Transport.OBJECT_STORE, Transport.GLOO, Transport.CUDA_IPC]
+)
+def test_a_publish_picks_its_way_confirms_and_reports(
+    pool: RolloutPool, library: Library, transport: Transport
+) -> None:
+    """Between CPUs, what CUDA IPC lends is a buffer in shared memory; everything else is as between GPUs."""
+    weights = library.changed_weights(7)
+    trainer = OneTrainer(weights, [False, False])
+    spec = PublishSpec(f"one-{os.getpid()}", transport, 1, False, True)
+    auto = transport is Transport.SHARED_MEMORY
+    publisher = WeightPublisher(trainer, pool, spec, auto=auto)
+    publisher.publish(50)
+    report = publisher.publish(51)
+    trainer.close()
+    size = sum(tensor.numel() * 4 for tensor in weights.values())
+    assert (report.transport, report.total_bytes, report.refused) == (transport, size, 0)
+    assert report.loaded_bytes == 2 * size and pool.version == 51
+
+
+def test_a_damaged_publish_is_tried_again_and_a_second_one_ends_the_run(pool: RolloutPool, library: Library) -> None:
+    weights = library.changed_weights(8)
+    trainer = OneTrainer(weights, [True, False, True, True])
+    spec = PublishSpec(f"one-{os.getpid()}", Transport.SHARED_MEMORY, 1, False, True)
+    publisher = WeightPublisher(trainer, pool, spec, auto=False)
+    assert publisher.publish(61).refused == 1
+    served = draw(pool, prompts_of(library))
+    with pytest.raises(RunFailed, match=r"version 62 could not .* damaged on its way.* still serve version 61"):
+        publisher.publish(62)
+    assert draw(pool, prompts_of(library)) == served
+    trainer.close()
+    assert library.worst(library.reference_on(weights), [s for g in served for s in g]) <= LIMIT
+
+
+def test_engines_that_sleep_wake_for_whatever_comes_next(pool: RolloutPool, library: Library) -> None:
+    """A CPU engine has no memory to give back; the calls are those of a GPU's."""
+    before = draw(pool, prompts_of(library))
+    for _ in range(2):
+        pool.sleep()
+    assert draw(pool, prompts_of(library)) == before
+    pool.sleep()
+    pool.swap(update_of(71, library.changed_weights(9)), TIMEOUT_S)
+    assert {v for g in draw(pool, prompts_of(library)) for s in g for v in s.versions} == {71}
 
 
 def test_a_worker_on_other_weights_is_caught_and_named(pool: RolloutPool, library: Library) -> None:
@@ -150,11 +344,14 @@ def test_a_pool_that_was_not_started_says_so(library: Library) -> None:
 
 @pytest.mark.chaos
 def test_killed_processes_are_replaced_and_the_answer_is_complete(
-    pool: RolloutPool, library: Library, caplog: pytest.LogCaptureFixture
+    pool: RolloutPool, library: Library, publisher: SegmentPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SIGKILL to one worker's actor and to the other's engine core, in the middle of a batch."""
-    update = update_of(14, library.changed_weights(1))
-    pool.swap(update, TIMEOUT_S)
+    """SIGKILL to one worker's actor and to the other's engine core, in the middle of a batch; their successors read the last weights
+    from shared memory."""
+    sent = publisher.publish(1, library.changed_weights(1).items())
+    update = shared(publisher, 1, 14)
+    pool.swap(update, TIMEOUT_S, checksum=lambda: sent.checksum)
+    publisher.confirm(1)
     prompts = [library.ask(f"kill {j}", [j % 6] if j % 3 else []) for j in range(8)]
     specs = [SamplingSpec(4, 1.0, 4 if j < 2 else 300, 1000 * j) for j in range(8)]
     actor, other = (psutil.Process(member.pid) for member in pool._crew.members)
@@ -171,7 +368,7 @@ def test_killed_processes_are_replaced_and_the_answer_is_complete(
     assert {v for g in groups for s in g for v in s.versions} == {14}
     samples = [s for group in groups for s in group]
     assert library.worst(library.reference_on(library.changed_weights(1)), samples) <= LIMIT
-    pool.swap(update, TIMEOUT_S)  # waits for both successors
+    pool.swap(update, TIMEOUT_S, checksum=lambda: sent.checksum)  # waits for both successors
     assert {member.pid for member in pool._crew.members}.isdisjoint({actor.pid, other.pid})
     _, alive = psutil.wait_procs([actor, orphan, core], timeout=30)
     assert not alive, "a killed worker left a process behind"

@@ -14,10 +14,10 @@ import psutil
 import pytest
 import ray
 
-from actor import DpoSpec, TrainerDied, TrainerGroup
+from actor import DpoSpec, Layout, TrainerDied, TrainerGroup
 from actor.messages import Experience
-from actor.publish import payload_tensors
-from actor.testing import Case, experiences, make_case, optim, preference_pairs, sft_examples, trainer_spec
+from actor.publishing import payload_tensors
+from actor.testing import Case, experiences, make_case, optim, ppo, preference_pairs, sft_examples, trainer_spec
 from rollout import ProbeSequence, load_weights
 from rollout.model.reference import StepAudio2ForCausalLM
 
@@ -43,8 +43,8 @@ def group(case: Case) -> Iterator[TrainerGroup]:
         os.environ.setdefault(
             "RAY_worker_niceness", "0"
         )  # as a run does: Ray's default of 15 starves on a busy machine
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="error", object_store_memory=100_000_000)
-    trainer = TrainerGroup(trainer_spec(case, world_size=2), step_timeout_s=120.0)
+        ray.init(num_cpus=5, include_dashboard=False, logging_level="error", object_store_memory=100_000_000)
+    trainer = TrainerGroup(trainer_spec(case, layout=Layout(data=2)), step_timeout_s=120.0)
     trainer.start(START_S)
     yield trainer
     trainer.shutdown()
@@ -105,10 +105,50 @@ def test_preference_training_through_the_group(group: TrainerGroup, batch: list[
     assert group.weights(3).checksum == checksum
 
 
+def test_a_critic_on_ranks_of_its_own_trains_as_one_that_shares_them(
+    group: TrainerGroup, case: Case, batch: list[Experience], tmp_path: Path
+) -> None:
+    """One actor rank and a critic over two: the same updates, also after a checkpoint, which the shared ranks can read."""
+    spec = trainer_spec(case, critic_layout=Layout(tensor=2), critic_apart=True)
+    apart = TrainerGroup(spec, step_timeout_s=120.0)
+    apart.start(START_S)
+    try:
+        results = []
+        for trainer, folder in ((apart, tmp_path / "apart"), (group, tmp_path / "shared")):
+            trainer.load_weights_only(fresh_checkpoint(group, case, tmp_path))
+            trainer.reset_optimizer("ppo", ppo=ppo(minibatches=2))
+            reports = [trainer.ppo_update(batch, 0).metrics]
+            trainer.save(folder)
+            reports.append(trainer.ppo_update(batch, 1).metrics)
+            results.append((reports, trainer.values(batch), payload_tensors(trainer.weights(1))))
+        apart.load(tmp_path / "apart")
+        again = apart.ppo_update(batch, 1).metrics
+        group.load(tmp_path / "apart")
+        shared = group.ppo_update(batch, 1).metrics
+    finally:
+        apart.shutdown()
+    (reports, values, weights), (expected, expected_values, expected_weights) = results
+    for ours, one in zip([*reports, again, shared], [*expected, reports[1], reports[1]], strict=True):
+        assert ours == pytest.approx(one, rel=1e-3, abs=1e-5)
+    for ours, one in zip(values, expected_values, strict=True):
+        np.testing.assert_allclose(ours, one, atol=1e-5)
+    for name, tensor in expected_weights.items():
+        np.testing.assert_allclose(weights[name], tensor, atol=1e-5, err_msg=name)
+
+
+def fresh_checkpoint(group: TrainerGroup, case: Case, folder: Path) -> Path:
+    """A checkpoint that both trainers begin with."""
+    path = folder / "start"
+    if not path.exists():
+        group.reset_optimizer("sft")
+        group.save(path)
+    return path
+
+
 def test_a_killed_rank_is_named_and_the_world_ends(group: TrainerGroup, batch: list[Experience]) -> None:
     pids = list(group.pids)
     os.kill(pids[1], signal.SIGKILL)
-    with pytest.raises(TrainerDied, match=r"trainer rank [01]: .*sft_step") as caught:
+    with pytest.raises(TrainerDied, match=r"trainer rank [01] \(pid \d+ on \S+\): .*sft_step") as caught:
         group.sft_step(sft_examples(batch))
     assert caught.value.rank in (0, 1)
     deadline = time.monotonic() + 30
@@ -123,7 +163,9 @@ def test_a_refused_batch_comes_back_with_its_reason(group: TrainerGroup, batch: 
     """The group starts again after a death; what a rank raises is named."""
     group.start(START_S)
     audio = next(item for item in batch if item.feature_keys)
-    with pytest.raises(TrainerDied, match=r"trainer rank [01]: log_probs failed: BatchError: a prompt has \d+ audio"):
+    with pytest.raises(
+        TrainerDied, match=r"trainer rank [01] \(pid \d+ on \S+\): log_probs failed: BatchError: a prompt has \d+ audio"
+    ):
         group.log_probs([replace(audio, feature_keys=())])
 
 

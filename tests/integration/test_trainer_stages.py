@@ -14,6 +14,7 @@ import torch
 
 from actor.megatron.checkpoint import CheckpointError
 from actor.messages import Experience, PreferencePair
+from actor.seal import read_seal, seal_of, write_seal
 from actor.specs import DpoSpec
 from actor.testing import (
     Case,
@@ -127,13 +128,15 @@ def test_a_policy_stage_keeps_its_own_settings_and_its_reference_over_a_checkpoi
 
 def test_the_checkpoint_names_what_the_stage_was_told_and_nothing_else(room: Room, tmp_path: Path) -> None:
     room.trainer.save(str(tmp_path / "plain"))
-    assert json.loads((tmp_path / "plain" / META_FILE).read_text()) == {"stage": "sft", "format": 1}
+    assert json.loads((tmp_path / "plain" / META_FILE).read_text()) == {"stage": "sft"}
     room.trainer.reset_optimizer("dpo", OWN)
     room.trainer.save(str(tmp_path / "own"))
     meta = json.loads((tmp_path / "own" / META_FILE).read_text())
-    assert meta.keys() == {"stage", "format", "optim"} and meta["optim"]["lr"] == OWN.lr
+    assert meta.keys() == {"stage", "optim"} and meta["optim"]["lr"] == OWN.lr
     del meta["optim"]["lr"]
     (tmp_path / "own" / META_FILE).write_text(json.dumps(meta))
+    kept = read_seal(tmp_path / "own").files
+    write_seal(tmp_path / "own", {**kept, **seal_of([tmp_path / "own" / META_FILE], tmp_path / "own")}, {})
     with pytest.raises(CheckpointError, match=r"own holds no complete trainer checkpoint: .*lr"):
         room.trainer.load(str(tmp_path / "own"))
 
@@ -179,7 +182,7 @@ def test_a_policy_stage_gives_its_actor_and_begins_its_critic_and_reference_anew
     assert trainer.weights(1).checksum == checksum
     assert all((values == 0).all() for values in trainer.values(room.batch))
     assert trainer.ppo_update(room.batch, 3).metrics["reference_kl"] == 0
-    with pytest.raises(CheckpointError, match="nothing/actor holds no complete trainer checkpoint"):
+    with pytest.raises(CheckpointError, match="nothing/actor is no complete checkpoint"):
         trainer.load_weights_only(str(tmp_path / "nothing"))
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from actor.messages import PreferencePair
-from actor.publish import payload_tensors
+from actor.publishing import payload_tensors
 from actor.specs import DpoSpec
 from actor.testing import Case, make_case, one_rank, optim, trainer_spec
 from rollout import load_config, load_tokenizer, load_weights

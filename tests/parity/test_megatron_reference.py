@@ -101,7 +101,7 @@ def test_an_sft_step_trains_as_plain_torch_does(fresh: Any, case: Case, batch: l
         report = fresh.sft_step(sft_examples(batch)).metrics
         assert report["loss"] == pytest.approx(loss.item(), abs=1e-4)
         assert report["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
-    from actor.publish import payload_tensors
+    from actor.publishing import payload_tensors
 
     ours = payload_tensors(fresh.weights(1))
     for name, parameter in model.state_dict().items():
@@ -110,7 +110,7 @@ def test_an_sft_step_trains_as_plain_torch_does(fresh: Any, case: Case, batch: l
 
 
 def test_frozen_parts_stay_and_the_rest_moves(fresh: Any, batch: list[Experience]) -> None:
-    from actor.publish import payload_tensors
+    from actor.publishing import payload_tensors
 
     before = payload_tensors(fresh.weights(0))
     fresh.sft_step(sft_examples(batch))
@@ -130,7 +130,7 @@ def test_the_critic_starts_at_zero_with_the_actors_body(fresh: Any, batch: list[
 
 def test_one_pass_equals_separate_passes(fresh: Any, batch: list[Experience], monkeypatch: pytest.MonkeyPatch) -> None:
     """On-policy, old log-probs and values come from the update's own forward pass: same bits as extra passes give."""
-    from actor.ppo import PolicyUpdate
+    from actor.ppo import ActorUpdate, CriticUpdate
 
     results = []
     for one_pass in (True, False):
@@ -138,7 +138,8 @@ def test_one_pass_equals_separate_passes(fresh: Any, batch: list[Experience], mo
         start = copy.deepcopy(fresh.actor.model.state_dict())
         with monkeypatch.context() as patch:
             if not one_pass:
-                patch.setattr(PolicyUpdate, "_one_pass", lambda self: False)
+                patch.setattr(CriticUpdate, "_one_pass", lambda self: False)
+                patch.setattr(ActorUpdate, "_one_pass", lambda self: False)
             report = fresh.ppo_update(batch, 0)
         results.append((report.metrics, fresh.weights(1).checksum))
         fresh.actor.model.load_state_dict(start)

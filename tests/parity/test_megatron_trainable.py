@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actor.publish import payload_tensors
+from actor.publishing import payload_tensors
 from actor.testing import experiences, make_case, one_rank, optim, sft_examples, trainer_spec
 
 pytestmark = pytest.mark.slow

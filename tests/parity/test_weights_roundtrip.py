@@ -51,7 +51,7 @@ def test_every_rank_part_put_together_is_the_whole_again(opened: tuple[Case, Any
             tensors = [weights._pad_rows(tensors[0], 320)]
         groups, head_dim = model.config.num_query_groups, model.config.kv_channels
         parts = [weights._fuse(tensors, mapping.layout, groups, 2, rank) for rank in range(2)]
-        back = weights._split(parts, mapping.layout, groups, head_dim)
+        back = weights.split(parts, mapping.layout, groups, head_dim)
         assert all(torch.equal(a, b) for a, b in zip(tensors, back, strict=True)), mapping.parameter
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from actor.publish import payload_tensors
+from actor.publishing import payload_tensors
 from actor.testing import Case
 from rollout import FeatureCache
 from rollout.model.reference import StepAudio2ForCausalLM

@@ -54,7 +54,7 @@ def context(root: Path, url: str, state: dict[str, Any]) -> StageContext:
         models=(),
         updates_before=0,
         changed=False,
-        _keep=lambda progress, _: state.update(progress),
+        _keep=lambda progress, *_: state.update(progress),
         _borrow=lambda _: 1,
         _resume=lambda _: 1,
     )

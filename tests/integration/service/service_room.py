@@ -37,7 +37,7 @@ SMALLEST = (
     *("pipeline.select.min_pool=2", f"pipeline.reinforce.updates={UPDATES}", "pipeline.reinforce.questions=2"),
     *("pipeline.reinforce.samples=2", "pipeline.evaluate.questions=2", "pipeline.evaluate.samples=1"),
 )
-VARIES = ("seconds/", "tokens_per_second", "generated_tokens_per_second")
+VARIES = ("seconds/", "publish/seconds", "publish/gb_per_s", "tokens_per_second", "generated_tokens_per_second")
 
 
 class ServiceRoom:

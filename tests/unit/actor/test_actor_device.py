@@ -9,7 +9,7 @@ import torch
 
 from actor.megatron import device
 from actor.megatron.device import DeviceError, ensure_importable, rewrite
-from actor.publish import payload_tensors, weights_payload
+from actor.publishing import payload_tensors, whole_update
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_payload_leaves_the_encoder_out_and_carries_equal_bits() -> None:
         "encoder.conv1.weight": torch.randn(2),
         "adapter.conv.bias": torch.randn(3),
     }
-    update = weights_payload(tensors, 7)
+    update = whole_update(7, tensors.items())
     received = payload_tensors(update)
     assert update.version == 7
     assert sorted(received) == ["adapter.conv.bias", "model.norm.weight"]
@@ -53,6 +53,6 @@ def test_payload_leaves_the_encoder_out_and_carries_equal_bits() -> None:
 
 def test_payload_checksum_follows_the_tensors_not_their_order() -> None:
     a, b = torch.randn(4), torch.randn(3)
-    one, two = weights_payload({"a": a, "b": b}, 1), weights_payload({"b": b, "a": a}, 2)
-    assert one.checksum == two.checksum and one.payload == two.payload
-    assert weights_payload({"a": a + 1, "b": b}, 1).checksum != one.checksum
+    one, two = whole_update(1, {"a": a, "b": b}.items()), whole_update(2, {"b": b, "a": a}.items())
+    assert one.checksum == two.checksum
+    assert whole_update(1, {"a": a + 1, "b": b}.items()).checksum != one.checksum

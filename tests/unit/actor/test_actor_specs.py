@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actor.layout import Layout
 from actor.specs import DpoSpec, StageSettings
 from actor.testing import Case, optim, ppo, trainer_spec
 
@@ -19,10 +20,17 @@ CASE = Case(Path("model"), Path("features"))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"world_size": 3, "tensor_parallel": 2}, "must divide world_size"),
+        ({"critic_layout": Layout(data=2)}, "share ranks, so both must fill them"),
+        (
+            {"critic": False, "ppo": ppo(advantage_estimator="grpo"), "critic_apart": True},
+            "for a trainer with critic=True",
+        ),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16"),
         ({"device": "tpu"}, "device must be cpu or cuda"),
         ({"critic": False}, "needs critic=True"),
+        ({"recompute": "all"}, "recompute must be one of none, selective, full"),
+        ({"head_chunk_vocab": 0}, "head_chunk_vocab must be at least 1"),
+        ({"lora_rank": 8, "lora_alpha": 0.0}, "lora_alpha above 0"),
     ],
 )
 def test_impossible_trainers_are_refused(changes: dict[str, object], message: str) -> None:
@@ -50,7 +58,13 @@ def test_one_epoch_of_one_minibatch_is_on_policy() -> None:
 
 
 def test_a_critic_free_estimator_needs_no_critic() -> None:
-    assert trainer_spec(CASE, critic=False, ppo=ppo(advantage_estimator="grpo")).data_parallel == 1
+    assert trainer_spec(CASE, critic=False, ppo=ppo(advantage_estimator="grpo")).world_size == 1
+
+
+def test_ranks_of_the_critic_are_its_own_only_when_it_lives_apart() -> None:
+    shared = trainer_spec(CASE, layout=Layout(data=2), critic_layout=Layout(tensor=2))
+    assert (shared.world_size, shared.of_critic) == (2, Layout(tensor=2))
+    assert trainer_spec(CASE, layout=Layout(data=2), critic_apart=True).world_size == 4
 
 
 @pytest.mark.parametrize(

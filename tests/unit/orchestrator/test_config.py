@@ -26,6 +26,9 @@ def test_an_experiment_and_single_keys_override_defaults():
         ("rollout.workers=abc", ["rollout.workers", "Integer"]),
         ("run.seed", ["no override", "key=value"]),
         ("actor.world_size=3 actor.tensor_parallel=2", ["actor.tensor_parallel = 2", "divide"]),
+        ("actor.recompute=some", ["actor.recompute = 'some'", "none, selective, full"]),
+        ("rollout.gpu_memory_utilization=1.2", ["rollout.gpu_memory_utilization = 1.2", "at most 1"]),
+        ("cluster.gpus_per_node=8", ["cluster.gpus_per_node = 8", "goes with cluster.nodes"]),
     ],
 )
 def test_a_bad_override_is_refused_with_a_hint(override, words):

@@ -52,15 +52,3 @@ def test_a_stage_that_is_done_anew_drops_its_own_records_alone(tmp_path):
     directory.drop_updates_after(0, "t1")
     directory.append_update({"update": 1, "stage": "t1"})
     assert [(r["update"], r["stage"]) for r in directory.read_updates()] == [(1, "t1"), (3, "t2")]
-
-
-def test_a_checkpoint_exists_under_its_name_only_when_whole(tmp_path):
-    directory = RunDirectory(tmp_path)
-    directory.claim(resume=False)
-    for number in (1, 2, 3):
-        name = f"update_{number:06d}"
-        (directory.begin_checkpoint(name) / "weights").write_text(str(number))
-        assert not directory.checkpoint_path(name).exists()
-        directory.name_checkpoint(name)
-    directory.drop_old_checkpoints(keep=2)
-    assert sorted(p.name for p in directory.checkpoints.iterdir()) == ["update_000002", "update_000003"]

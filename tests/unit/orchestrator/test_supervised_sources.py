@@ -82,6 +82,7 @@ def context_of(
         counts={},
         next_version=lambda: 1,
         keep=lambda *_: None,
+        settle=lambda: None,
     )
     return context, bench, said, parts.builder
 

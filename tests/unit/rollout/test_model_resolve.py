@@ -55,8 +55,14 @@ def test_missing_folder_and_unknown_preset_say_what_to_give():
         resolve_model("./no-such-model")
     with pytest.raises(ModelError, match="step_audio_r1"):
         resolve_model(preset="medium")
-    with pytest.raises(ModelError, match=r"model\.path"):
-        resolve_model(preset="small")
+
+
+def test_a_gguf_file_that_is_none_is_refused_by_the_variable_that_names_it(tmp_path, monkeypatch):
+    damaged = tmp_path / "smollm2.gguf"
+    damaged.write_bytes(b"GGUF but no more than that")
+    monkeypatch.setenv(resolve.SMOLLM2_VARIABLE, str(damaged))
+    with pytest.raises(ModelError, match=r"as a GGUF model.*MGRD_SMOLLM2"):
+        resolve.smollm2()
 
 
 def test_hub_that_cannot_be_reached_is_reported_at_once(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actor import TrainerDied
+from actor import Failure, TrainerDied
 from orchestrator.config.compose import compose_config
 from orchestrator.datasets import DataError
 from orchestrator.demand import demand_of
@@ -30,8 +30,8 @@ from rollout import EngineDied, LedgerError
         (LedgerError("Redis is away"), Cause.INFRASTRUCTURE),
         (TrackingError("MLflow is away"), Cause.INFRASTRUCTURE),
         (ConnectionResetError("gone"), Cause.INFRASTRUCTURE),
-        (TrainerDied(1, "the process died during ppo_update: killed"), Cause.INFRASTRUCTURE),
-        (TrainerDied(0, "no answer to open within 300 s"), Cause.INFRASTRUCTURE),
+        (TrainerDied(1, "the process died during ppo_update", Failure.DIED), Cause.INFRASTRUCTURE),
+        (TrainerDied(0, "no answer to start within 300 s", Failure.LATE), Cause.INFRASTRUCTURE),
         (TrainerDied(0, "ppo_update failed: TrainingDiverged: the loss is nan"), Cause.RUN),
         (RunFailed("the probe differs"), Cause.RUN),
         (RewardError("no such function"), Cause.RUN),
